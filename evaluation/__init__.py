@@ -1,0 +1,1 @@
+"""Evaluation: fine-tuning tasks, probes, few-shot use and metrics."""

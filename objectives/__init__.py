@@ -1,0 +1,1 @@
+"""Pretraining objectives: noise functions over ragged NumPy batches, plans of examples, collators and losses."""
