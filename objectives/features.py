@@ -1,0 +1,87 @@
+"""Rows from the features that people hand to a collator: what a tokenizer returns, one mapping per example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .base import Columns
+from .pieces import word_starts_from_ids
+from .ragged import Ragged
+from .vocabulary import Vocabulary
+from .words import word_starts_from_word_ids
+
+
+def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wanted: tuple[str, ...] = ()) -> Columns:
+    """`input_ids` and whatever else the features hold, as columns.
+
+    Lists, arrays and tensors are accepted. Columns with one value per token become `Ragged`; numbers become arrays with
+    a value per row. `word_ids` (as the encoding of a fast tokenizer gives it, `None` for special tokens) becomes
+    `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell (see `pieces`).
+
+    Raises `ValueError` for no features, missing `input_ids`, rows that are not one-dimensional, columns that only some
+    features have, and columns that are neither numbers nor as long as `input_ids`.
+    """
+    if not features:
+        raise ValueError("the batch has no features; does the dataset have rows, and does a filter drop them all?")
+    first = features[0]
+    if not isinstance(first, Mapping) and not hasattr(first, "keys"):
+        raw = [{"input_ids": feature} for feature in features]  # bare lists of ids, as Hugging Face accepts
+        return columns_from_features(raw, vocabulary, wanted)
+    if "input_ids" not in first:
+        raise ValueError(f"features need a column 'input_ids'; they have: {', '.join(map(str, first))}")
+    names = list(first.keys())
+    columns: Columns = {}
+    ids = _ragged([_column(f, "input_ids") for f in features], "input_ids")
+    if ids.values.size and (ids.values.min() < 0 or ids.values.max() >= vocabulary.size):
+        raise ValueError(
+            f"input_ids hold {int(ids.values.min())} … {int(ids.values.max())}, but the tokenizer's ids are "
+            f"0 … {vocabulary.size - 1}; were the features made with another tokenizer?"
+        )
+    columns["input_ids"] = ids
+    for name in names:
+        if name in ("input_ids", "labels", "offset_mapping"):
+            continue  # labels are made anew; offsets are in characters
+        values = [_column(f, name) for f in features]
+        if name == "word_ids":
+            words = _ragged([[-1 if w is None else w for w in row] for row in values], name)
+            columns["word_starts"] = words.with_values(word_starts_from_word_ids(words.values, words.rows))
+        elif np.ndim(values[0]) == 0:
+            columns[name] = _scalars(values, name)
+        else:
+            columns[name] = _ragged(values, name)
+            if not np.array_equal(columns[name].lengths, ids.lengths):
+                raise ValueError(f"column {name!r} must have one value per token of input_ids; drop it or fix it")
+    if "word_starts" in wanted and "word_starts" not in columns:
+        columns["word_starts"] = ids.with_values(word_starts_from_ids(ids, vocabulary.piece_flags))
+    return columns
+
+
+def _column(feature: Mapping, name: str) -> Any:
+    if name not in feature:
+        raise ValueError(f"column {name!r} is missing in some features but not in all; give it to all or to none")
+    value = feature[name]
+    return value.numpy() if hasattr(value, "numpy") else value
+
+
+def _ragged(rows: list, name: str) -> Ragged:
+    try:
+        if not isinstance(rows[0], np.ndarray):
+            return Ragged.from_rows(rows, np.int64)
+        if all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows):
+            return Ragged.from_rows(rows)
+        return Ragged.from_rows([np.asarray(row, np.int64).reshape(-1) for row in rows])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {name!r} must hold one list of numbers per example: {error}") from None
+
+
+def _scalars(values: list, name: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"column {name!r} holds {type(values[0]).__name__} values, which cannot become a tensor; "
+            f"remove it (dataset.remove_columns({name!r}))"
+        )
+    return array

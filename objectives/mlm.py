@@ -1,0 +1,225 @@
+"""Masked language modelling.
+
+    the cat sat on the mat  →  the [MASK] sat on the mat      predict: cat
+
+BERT (Devlin et al. 2018, arXiv 1810.04805, section 3.1), dynamic masking of RoBERTa (Liu et al. 2019, arXiv
+1907.11692, section 4.1), whole-word masking (BERT's later release), n-grams of ALBERT (Lan et al. 2019, arXiv
+1909.11942, section 3.1).
+
+    >>> from pretrain_zoo.objectives import get_objective
+    >>> get_objective("mlm", mlm_probability=0.3, selection="exact")       # doctest: +SKIP
+    >>> get_objective("whole_word_mlm"), get_objective("ngram_mlm")         # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from . import keyed, noise
+from .base import Columns, Draws, Objective
+from .losses import masked_lm_loss
+from .ragged import Ragged
+from .registry import register
+from .schedules import interpolate
+from .vocabulary import Vocabulary
+
+
+@register("mlm")
+@dataclass(frozen=True)
+class MaskedLM(Objective):
+    """Predict tokens that were masked, replaced at random, or left as they were; the others are not predicted.
+
+    Where papers and code differ: the random token is drawn from all tokens but special ones (BERT's code draws from
+    the whole vocabulary list, special tokens included), and special tokens are never selected.
+
+    Args:
+        mlm_probability: share of tokens to select.
+        mask_replace_prob, random_replace_prob: shares of the selected that become the mask token or a random token;
+            the rest stays as it is (BERT: 80 %, 10 %, 10 %).
+        selection: "independent", each token by its own coin (RoBERTa in transformers), or "exact", a fixed number per
+            row drawn without replacement: max(1, round(p · n)), n counting special tokens (BERT).
+        max_predictions_per_seq: upper bound of that number (BERT's code: 20 at length 128).
+        dupe_factor: `None` draws new noise at every visit (RoBERTa); `n` uses n noises per example in turn (BERT's
+            static masking, 10).
+        final_mlm_probability, mlm_schedule: move the share from `mlm_probability` to this over the run, "linear" or
+            "cosine" (arXiv 2305.15096 lets it fall).
+        packing: how documents become examples, see `segments`.
+    """
+
+    summary: ClassVar[str] = "predict masked tokens (BERT, RoBERTa)"
+    architecture: ClassVar[str] = "masked_lm"
+    needs: ClassVar[tuple[str, ...]] = ("mask", "pad")
+
+    mlm_probability: float = 0.15
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
+    selection: Literal["independent", "exact"] = "independent"
+    max_predictions_per_seq: int | None = None
+    dupe_factor: int | None = None
+    final_mlm_probability: float | None = None
+    mlm_schedule: Literal["linear", "cosine"] = "linear"
+    packing: Literal["full_sentences", "doc_sentences", "blocks", "documents"] = "full_sentences"
+
+    def __post_init__(self):
+        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob", "final_mlm_probability"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in 0 … 1, not {value}")
+        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
+            raise ValueError("mask_replace_prob and random_replace_prob must not exceed 1 together")
+        if self.selection not in ("independent", "exact"):
+            raise ValueError(f"selection must be 'independent' or 'exact', not {self.selection!r}")
+        if self.dupe_factor is not None and self.dupe_factor < 1:
+            raise ValueError(f"dupe_factor must be at least 1, not {self.dupe_factor}")
+
+    def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
+        """Selected positions become labels; their inputs are masked, random or unchanged."""
+        ids: Ragged = rows["input_ids"]
+        key = draws.key if self.dupe_factor is None else draws.static(self.dupe_factor).key
+        chosen = self.choose(rows, key, self._rate(draws), vocabulary)
+        counts = noise.row_counts(chosen, ids.offsets)
+        position = chosen - np.repeat(ids.offsets[:-1], counts)
+        labels = ids.values[chosen].astype(np.int64, copy=False)
+        values = noise.replace(
+            ids.values,
+            chosen,
+            np.repeat(key, counts),
+            position,
+            mask_id=vocabulary.mask_id,
+            pool=vocabulary.random_pool,
+            mask_prob=self.mask_replace_prob,
+            random_prob=self.random_replace_prob,
+        )
+        return {
+            **rows,
+            "input_ids": ids.with_values(values),
+            "label_positions": Ragged(position, counts),
+            "label_ids": Ragged(labels, counts),
+        }
+
+    def choose(self, rows: Columns, key: np.ndarray, rate: Any, vocabulary: Vocabulary) -> np.ndarray:
+        """Sorted flat indices of the tokens to predict."""
+        ids: Ragged = rows["input_ids"]
+        if self.selection == "independent":
+            chosen = noise.bernoulli(key, ids, rate)
+            return chosen[allowed(rows, vocabulary, chosen)]
+        candidates = np.flatnonzero(allowed(rows, vocabulary, slice(None)))
+        per_row = noise.row_counts(candidates, ids.offsets)
+        position = candidates - np.repeat(ids.offsets[:-1], per_row)
+        score = (keyed.bits_at(np.repeat(key, per_row), position, noise.CHOOSE) >> np.uint64(32)).astype(np.uint32)
+        offsets = np.append(0, np.cumsum(per_row))
+        return candidates[noise.smallest(score, offsets, self.budget(ids.lengths, rate))]
+
+    def budget(self, lengths: np.ndarray, rate: Any) -> np.ndarray:
+        """Number of tokens to select in rows of these lengths, int64 `[B]`."""
+        budget = np.maximum(np.rint(lengths * rate), 1).astype(np.int64)
+        return budget if self.max_predictions_per_seq is None else np.minimum(budget, self.max_predictions_per_seq)
+
+    def _rate(self, draws: Draws) -> float | np.ndarray:
+        if self.final_mlm_probability is None:
+            return self.mlm_probability
+        return interpolate(self.mlm_probability, self.final_mlm_probability, draws.progress, self.mlm_schedule)
+
+    def loss(self, outputs, batch):
+        """Cross-entropy over the labelled positions; accuracy as a metric."""
+        return masked_lm_loss(self.name, outputs, batch)
+
+
+@register("whole_word_mlm")
+@dataclass(frozen=True)
+class WholeWordMaskedLM(MaskedLM):
+    """Masked LM that selects whole words; mask, random or unchanged is decided per piece, as in BERT.
+
+        the [un ##believ ##able] cat  →  the [MASK] [MASK] [MASK] cat      predict: un ##believ ##able
+
+    With `selection="exact"` (the default, as in BERT) the budget counts pieces, and a word that would overshoot it is
+    skipped; "independent" tosses one coin per word.
+    """
+
+    summary: ClassVar[str] = "predict whole masked words (BERT whole-word masking)"
+    row_columns: ClassVar[tuple[str, ...]] = ("word_starts",)
+
+    selection: Literal["independent", "exact"] = "exact"
+
+    def choose(self, rows: Columns, key: np.ndarray, rate: Any, vocabulary: Vocabulary) -> np.ndarray:
+        """Sorted flat indices of all pieces of the chosen words."""
+        ids: Ragged = rows["input_ids"]
+        first, length = noise.units_from_starts(_word_starts(rows, vocabulary), ids)
+        if self.selection == "independent":
+            return self._independent(ids, first, length, key, rate, rows, vocabulary)
+        usable = allowed(rows, vocabulary, first)
+        first, length = first[usable], length[usable]
+        order, per_row = noise.visit_order(key, first, ids)
+        sizes = self.sizes(key, first, per_row, ids)
+        return noise.fill_budget(order, per_row, first, length, self.budget(ids.lengths, rate), sizes)
+
+    def sizes(self, key, first, per_row, ids) -> np.ndarray | None:
+        """How many neighbouring words a visit takes; `None`: one."""
+        return None
+
+    def _independent(self, ids, first, length, key, rate, rows, vocabulary):
+        per_row = noise.row_counts(first, ids.offsets)
+        position = first - np.repeat(ids.offsets[:-1], per_row)
+        bits = keyed.bits_at(np.repeat(key, per_row), position, noise.CHOOSE) >> np.uint64(32)
+        taken = np.flatnonzero(
+            bits < (keyed.threshold(rate) if np.ndim(rate) == 0 else np.repeat(keyed.threshold(rate), per_row))
+        )
+        taken = taken[allowed(rows, vocabulary, first[taken])]
+        return noise.slices(first[taken], length[taken])
+
+
+@register("ngram_mlm")
+@dataclass(frozen=True)
+class NgramMaskedLM(WholeWordMaskedLM):
+    """Masked LM that selects n-grams of words, n up to `max_ngram`, P(n) ∝ 1/n (ALBERT).
+
+        the [quick brown] fox jumps  →  the [MASK] [MASK] fox jumps      predict: quick brown
+
+    Near the end of a row the distribution is renormalised over the sizes that fit; an n-gram is shortened until it
+    fits the budget, and skipped where it would overlap another. ALBERT's code draws sizes from a generator of its own
+    that the seed does not govern; here they are keyed like the rest.
+    """
+
+    summary: ClassVar[str] = "predict masked n-grams of words (ALBERT)"
+
+    max_ngram: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_ngram < 1:
+            raise ValueError(f"max_ngram must be at least 1, not {self.max_ngram}")
+        if self.selection != "exact":
+            raise ValueError("ngram_mlm fills an exact budget; selection must be 'exact'")
+
+    def sizes(self, key, first, per_row, ids) -> np.ndarray:
+        """Drawn n-gram size of each word, P(n) ∝ 1/n over the sizes that the row's rest leaves room for."""
+        position = first - np.repeat(ids.offsets[:-1], per_row)
+        u = keyed.uniform_at(np.repeat(key, per_row), position, noise.SIZE)
+        begin = np.repeat(np.cumsum(per_row) - per_row, per_row)
+        rest = np.minimum(begin + np.repeat(per_row, per_row) - np.arange(len(first)), self.max_ngram)
+        harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, self.max_ngram + 1)))
+        return np.searchsorted(harmonic[1:], u * harmonic[rest], "right") + 1
+
+
+def allowed(rows: Columns, vocabulary: Vocabulary, index) -> np.ndarray:
+    """bool: which of these flat indices may be selected: no special token, no padding, nothing the features exclude."""
+    ids: Ragged = rows["input_ids"]
+    ok = vocabulary.maskable[ids.values[index]]
+    if "special_tokens_mask" in rows:
+        ok &= rows["special_tokens_mask"].values[index] == 0
+    if "attention_mask" in rows:
+        ok &= rows["attention_mask"].values[index] != 0
+    return ok
+
+
+def _word_starts(rows: Columns, vocabulary: Vocabulary) -> np.ndarray:
+    """Word starts with every special token as a word of its own."""
+    starts = rows["word_starts"].values.astype(bool)
+    special = np.flatnonzero(~vocabulary.maskable[rows["input_ids"].values])
+    starts[special] = True
+    after = special[special + 1 < len(starts)] + 1
+    starts[after] = True
+    return starts

@@ -1,0 +1,57 @@
+"""Where words begin, told from the pieces alone: for features that carry neither `word_ids` nor `word_starts`.
+
+The rule that whole-word masking was released with (BERT's `##`), extended to `▁` (SentencePiece) and `Ġ` (byte-level
+BPE), where a change between letters and anything else also begins a word. `words` reads the text and is exact; this
+cannot know the white space that WordPiece dropped ("don't" is three words here).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import regex
+
+from .ragged import Ragged
+
+STARTS, OPENS, CLOSES, BLANK = 1, 2, 4, 8
+"""Flags of a piece: begins a word by itself; its first, its last character is no letter or digit; is a mark alone."""
+
+
+def piece_flags(tokenizer, size: int) -> np.ndarray:
+    """uint8 `[size]`: flags of each id of a tokenizer."""
+    flags = np.full(size, STARTS | OPENS | CLOSES, np.uint8)
+    vocabulary = {i: piece for piece, i in tokenizer.get_vocab().items()}
+    wordpiece = any(piece.startswith("##") and len(piece) > 2 for piece in vocabulary.values())
+    mark = None
+    if not wordpiece:
+        mark = "▁" if sum(p.startswith("▁") for p in vocabulary.values()) > 1 else "Ġ"
+    for i, piece in vocabulary.items():
+        flags[i] = _wordpiece(piece) if mark is None else _marked(piece, mark)
+    return flags
+
+
+def _wordpiece(piece: str) -> int:
+    return 0 if piece.startswith("##") and len(piece) > 2 else STARTS
+
+
+def _marked(piece: str, mark: str) -> int:
+    text = piece.lstrip(mark)
+    flags = STARTS if text != piece else 0
+    if not text:
+        return flags | BLANK
+    if mark == "Ġ":  # bytes of longer UTF-8 sequences are written as letters: ASCII decides, the rest counts as letters
+        text = regex.sub(r"[^\x00-\x7f]", "a", text)
+    letter = r"[\p{L}\p{M}\p{N}_]"
+    opens = not regex.match(rf"{letter}|['’]\p{{L}}", text) or regex.match(r"\p{Han}", text)
+    closes = not regex.search(rf"{letter}$", text) or regex.search(r"\p{Han}$", text)
+    return flags | (OPENS if opens else 0) | (CLOSES if closes else 0)
+
+
+def word_starts_from_ids(ids: Ragged, flags: np.ndarray) -> np.ndarray:
+    """bool `[T]`: which tokens begin a word by their pieces' flags; the first token of a row always does."""
+    kinds = flags[ids.values]
+    starts = (kinds & (STARTS | OPENS)) > 0
+    before = kinds[:-1]
+    starts[1:] |= (before & CLOSES) > 0
+    starts[1:] &= (before & BLANK) == 0
+    starts[ids.offsets[:-1][ids.lengths > 0]] = True
+    return starts

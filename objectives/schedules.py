@@ -1,0 +1,20 @@
+"""Values that move over a run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def interpolate(start: float, end: float, progress, shape: str = "linear"):
+    """The value at `progress` in [0, 1] (a number or an array) on the way from `start` to `end`.
+
+    `shape` is "linear" or "cosine" (slow at both ends). Raises `ValueError` for another.
+
+    >>> interpolate(0.3, 0.1, 0.5)
+    0.2
+    """
+    if shape not in ("linear", "cosine"):
+        raise ValueError(f"unknown schedule {shape!r}; 'linear' or 'cosine'")
+    if shape == "cosine":
+        progress = (1 - np.cos(np.pi * np.asarray(progress))) / 2
+    return start + (end - start) * progress
