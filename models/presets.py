@@ -193,12 +193,17 @@ def _find(name: str) -> tuple[Family, dict[str, Any]]:
     )
 
 
+def _positions(config: PreTrainedConfig) -> tuple[str, int | None]:
+    """Name and value of the setting for the longest row; `None` where the architecture has no such limit."""
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return name, config.to_dict().get(name)  # XLNet has a property of this name, -1
+
+
 def _position_rows(config: PreTrainedConfig, max_length: int | None, pad_id: int | None) -> dict[str, int]:
     """Size of a preset's table of positions; empty for architectures without such a setting."""
-    rows = getattr(config, "max_position_embeddings", None)
+    name, rows = _positions(config)
     if rows is None:
         return {}
-    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     rows = max(rows, max_length or 0)
     if config.model_type in _POSITIONS_AFTER_PAD:
         assert pad_id is not None
@@ -208,7 +213,7 @@ def _position_rows(config: PreTrainedConfig, max_length: int | None, pad_id: int
 
 def _capacity(config: PreTrainedConfig) -> int | None:
     """Longest row, in tokens, that the config has positions for; `None` without a limit."""
-    rows = getattr(config, "max_position_embeddings", None)
+    rows = _positions(config)[1]
     if rows is not None and config.model_type in _POSITIONS_AFTER_PAD and config.pad_token_id is not None:
         rows -= config.pad_token_id + 1
     return rows
@@ -237,7 +242,7 @@ def _check_checkpoint(
     pad_id = tokenizer.pad_token_id
     if config.model_type in _POSITIONS_AFTER_PAD and pad_id is not None and pad_id != config.pad_token_id:
         raise ValueError(
-            f"{checkpoint} counts positions from its padding id {config.pad_token_id}, and the tokenizer's is {pad_id}: "
+            f"{checkpoint} counts positions from its padding id {config.pad_token_id}, the tokenizer's is {pad_id}: "
             "every position would be off; use the checkpoint's own tokenizer, or one with the same padding id"
         )
     if not resized:
