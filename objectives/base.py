@@ -126,6 +126,20 @@ class Plan(Protocol):
         ...
 
 
+class Source(Protocol):
+    """The examples of a whole run by draw number."""
+
+    order: str
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(epoch, example) of draws;"""
+        ...
+
+    def rows(self, draws: Draws) -> Columns:
+        """The examples of these draws, in their order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Objective:
     """Base of all objectives: subclasses are frozen dataclasses, registered by `@register`.
@@ -136,6 +150,7 @@ class Objective:
         architecture: the kind of model it trains: "masked_lm", "causal_lm", "seq2seq" or one of its own.
         needs: tokens the tokenizer must have (`("mask", "pad")`).
         row_columns: optional columns that `corrupt` reads and a plan has to provide, beside `input_ids`.
+        replans: whether `plan` gives other examples in other epochs (fresh sentence pairs).
         dense_shift: how far right of its position a label stands in dense `labels` (1 for models that shift inside).
     """
 
@@ -145,6 +160,7 @@ class Objective:
     needs: ClassVar[tuple[str, ...]] = ("pad",)
     row_columns: ClassVar[tuple[str, ...]] = ()
     dense_shift: ClassVar[int] = 0
+    replans: ClassVar[bool] = False
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -167,6 +183,24 @@ class Objective:
         from .segments import pack
 
         return pack(documents, vocabulary, length=length, packing=getattr(self, "packing"), columns=self.row_columns)
+
+    def source(
+        self,
+        documents: Documents,
+        vocabulary: Vocabulary,
+        *,
+        length: int,
+        seed: int,
+        global_batch: int,
+        shuffle: bool = True,
+    ) -> Source:
+        """The whole run's examples by draw number: epochs of `plan`. Mixtures and phases put their own here."""
+        from .source import EpochSource
+
+        def plan_of(epoch: int) -> Plan:
+            return self.plan(documents, vocabulary, length=length, seed=seed, epoch=epoch, global_batch=global_batch)
+
+        return EpochSource(plan_of, seed=seed, global_batch=global_batch, replans=self.replans, shuffle=shuffle)
 
     def from_features(self, features: list[Mapping], vocabulary: Vocabulary) -> Columns:
         """Rows from what a tokenizer returns, for use of the collator alone. Raises `ValueError` on missing columns."""
