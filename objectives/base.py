@@ -131,8 +131,8 @@ class Source(Protocol):
 
     order: str
 
-    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, example) of draws;"""
+    def draws(self, numbers: np.ndarray, progress: np.ndarray) -> Draws:
+        """Epoch, example and component of the draws with these numbers, made at this progress of the run."""
         ...
 
     def rows(self, draws: Draws) -> Columns:

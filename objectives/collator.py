@@ -73,14 +73,15 @@ def pad_columns(
             batch[name] = values.astype(np.int64, copy=False) if values.dtype.kind in "biu" else values
             continue
         pad = rule.pad
-        if name == "input_ids":
+        if name in ("input_ids", "decoder_input_ids"):
             pad = _pad_id(vocabulary, (column.lengths != lengths[axis]).any())
         padded = column.pad(pad, lengths[axis], padding_side)
         batch[name] = padded.astype(np.int64, copy=False) if padded.dtype.kind in "biu" else padded
     if "input" in lead and "attention_mask" not in batch and "input_ids" in batch:
         batch["attention_mask"] = _attention_mask(lead["input"], lengths["input"], padding_side)
     if dense_labels and "label_positions" in batch:
-        labels = np.full((len(lead["input"]), lengths["input"]), -100, np.int64)
+        axis = spec["label_positions"].index or "input"
+        labels = np.full((len(lead[axis]), lengths[axis]), -100, np.int64)
         labels.reshape(-1)[batch.pop("label_positions") + dense_shift] = batch.pop("label_ids")
         batch["labels"] = labels
     return batch

@@ -22,6 +22,7 @@ class Documents:
         word_starts: bool `[T]`, true where a word begins (closing slots are words of their own).
         sentence_starts: bool `[T]`, true where a sentence begins (a closing slot belongs to the last sentence).
         languages: int16 `[D]` or `None`, index of each document's language.
+        translations: int64 `[P, 2]` or `None`, pairs of documents that are translations of each other.
         fingerprint: hex digest of text, tokenizer and settings; keys caches of whatever derives from the documents.
     """
 
@@ -30,6 +31,7 @@ class Documents:
     word_starts: np.ndarray
     sentence_starts: np.ndarray
     languages: np.ndarray | None = None
+    translations: np.ndarray | None = None
     fingerprint: str = ""
 
     def __len__(self) -> int:

@@ -90,6 +90,11 @@ class EpochSource:
             example[here] = self._permutation(int(one))[visit[here]]
         return epoch, example
 
+    def draws(self, numbers: np.ndarray, progress: np.ndarray) -> Draws:
+        """What the draws with these numbers are."""
+        epoch, example = self.locate(numbers)
+        return Draws.of(self._seed, numbers, epoch, example, progress)
+
     def _size(self, epoch: np.ndarray) -> np.ndarray:
         starts = np.asarray(self._starts)
         return starts[epoch + 1] - starts[epoch]

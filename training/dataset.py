@@ -62,9 +62,7 @@ class PretrainingDataset(Dataset):
 
     def __getitems__(self, numbers: list[int]) -> DrawnRows:
         index = np.asarray(numbers, np.int64)
-        epoch, example = self.source.locate(index)
-        progress = index // self.global_batch / self.max_steps
-        draws = Draws.of(self.seed, index, epoch, example, progress)
+        draws = self.source.draws(index, index // self.global_batch / self.max_steps)
         return DrawnRows(self.source.rows(draws), draws)
 
     def __getitem__(self, number: int) -> DrawnRows:
