@@ -1,0 +1,189 @@
+"""Pretrain a model with any registered objective.
+
+    python -m pretrain_zoo.scripts.pretrain
+    python -m pretrain_zoo.scripts.pretrain --objective whole_word_mlm --mlm_probability 0.2 --corpus texts/
+    accelerate launch scripts/pretrain.py --config roberta-base --corpus my-corpus.jsonl
+
+The first command trains a tiny BERT on the embedded corpus. `--help` lists all arguments, `--objective NAME --help`
+those of the objective too; `--config` reads them from a recipe. The same command again resumes a run that was cut
+off. Bad input ends with one line and exit code 2; PRETRAIN_ZOO_TRACEBACK=1 shows where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.text import Text
+from transformers import set_seed
+
+from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.objectives import Vocabulary
+from pretrain_zoo.training.arguments import RunArguments, parse_arguments
+from pretrain_zoo.training.baselines import unigram_baseline
+from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
+from pretrain_zoo.training.examples import examples
+from pretrain_zoo.training.prepare import Data, check_model_name, get_data, get_datasets, get_tokenizer
+from pretrain_zoo.training.report import LOADERS, model_card, plot_losses, report_by_lines, results_table
+from pretrain_zoo.training.run_folder import RESULTS, open_run, read_json, run_identity, write_json
+from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
+
+
+def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
+    """Train, evaluate and export as the arguments say; returns the content of results.json.
+
+    Raises `ValueError` or `OSError` for whatever cannot work, as far as possible before training, and `BadLossError`.
+    """
+    started = time.perf_counter()
+    args, objective, folder = run.training, run.objective, Path(str(run.training.output_dir))
+    cache_dir = os.path.expanduser(run.corpus.cache_dir)
+    check_model_name(str(run.model.model_name_or_path))
+    identity = run_identity(run)
+    with args.main_process_first(local=False):
+        checkpoint = open_run(folder, identity, args.overwrite_output_dir, args.process_index == 0)
+    finished = read_json(folder / RESULTS)
+    if finished is not None:
+        console.print(f"{folder} holds this run, finished; --overwrite_output_dir trains it anew")
+        console.print(results_table(finished))
+        return finished
+
+    with args.main_process_first(local=False):
+        tokenizer = get_tokenizer(run.model, run.corpus.open(), cache_dir)
+        vocabulary = Vocabulary.from_tokenizer(tokenizer)
+        objective.check(vocabulary)
+        parts = backbone(
+            str(run.model.model_name_or_path),
+            tokenizer,
+            max_length=run.model.max_seq_length,
+            attn_implementation=run.model.attn_implementation,
+            dtype=run.model.dtype,
+            **run.model.overrides,
+        )
+        objective.check(vocabulary, parts.config)
+        data = get_data(run, tokenizer, cache_dir)
+    train_dataset, eval_dataset = get_datasets(run, objective, data, vocabulary)
+    set_seed(args.seed)
+    model = objective.build(parts, vocabulary)
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"{run.model.model_name_or_path} ({parameters / 1e6:.2f} M parameters), {objective.name or run.objective_name}: "
+        f"{objective.summary}\n{run.corpus.corpus}: {len(data.train):,} documents, {data.train.num_tokens:,} tokens; "
+        f"held out: {len(data.held_out):,} documents, {len(eval_dataset):,} examples\n{args.max_steps} steps of "
+        f"{train_dataset.global_batch} × {train_dataset.length} tokens on {args.device}"
+    )
+    if args.resume_from_checkpoint or checkpoint:
+        console.print(f"[bold]resuming from {args.resume_from_checkpoint or checkpoint}[/bold]")
+
+    trainer = PretrainingTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=DrawCollator(
+            objective,
+            vocabulary,
+            pad_to_multiple_of=8 if args.bf16 or args.fp16 else None,
+            fixed_length=train_dataset.length if args.torch_compile else None,
+        ),
+        processing_class=tokenizer,
+    )
+    report_by_lines(trainer)
+    output = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or checkpoint)
+    metrics = trainer.evaluate()
+    trainer.save_model(str(folder))
+    results: dict[str, Any] = {
+        "objective": run.objective_name,
+        "model": str(run.model.model_name_or_path),
+        "held_out": {
+            name.removeprefix("eval_"): value
+            for name, value in metrics.items()
+            if name not in ("eval_runtime", "epoch")
+        },
+        "steps": trainer.state.global_step,
+        "batch": train_dataset.global_batch,
+        "length": train_dataset.length,
+        "parameters": parameters,
+        "train_seconds": output.metrics["train_runtime"],
+        "tokens_per_second": statistics.median(
+            log["tokens_per_second"] for log in trainer.state.log_history if "tokens_per_second" in log
+        ),
+        "device": f"{args.world_size} × {args.device.type}",
+        "corpus": {
+            "name": run.corpus.corpus,
+            "documents": len(data.train),
+            "tokens": data.train.num_tokens,
+            "held_out_documents": len(data.held_out),
+            "fingerprint": data.train.fingerprint,
+        },
+        "settings": identity,
+        "versions": {name: version(name) for name in ("pretrain-zoo", "torch", "transformers", "tokenizers")},
+    }
+    if args.process_index == 0:
+        report(results, run, data, eval_dataset, tokenizer, trainer.state.log_history, started, console)
+    return results
+
+
+def report(
+    results: dict[str, Any],
+    run: RunArguments,
+    data: Data,
+    eval_dataset: EvaluationDataset,
+    tokenizer: Any,
+    history: list[dict[str, float]],
+    started: float,
+    console: Console,
+) -> None:
+    """Complete the results, write plot, model card and results.json, and print what the run ends with."""
+    folder = Path(str(run.training.output_dir))
+    baseline = unigram_baseline(data.train, eval_dataset)
+    if baseline is not None:
+        baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
+    results["baseline"] = baseline
+    architecture = run.objective.architecture
+    samples = []
+    if architecture in LOADERS:
+        plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
+        samples = examples(plain, tokenizer, data.held_out, seed=run.training.seed)
+    results["seconds"] = time.perf_counter() - started
+    plot_losses(history, folder / "loss.png", baseline and baseline["loss"])
+    (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
+    write_json(folder / RESULTS, results)
+    for sample in samples:
+        console.print(sample)
+    console.print(results_table(results))
+    console.print(f"checkpoint, model card and loss.png: {folder}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    console = Console(highlight=False, quiet=not is_main)
+    try:
+        run = parse_arguments(sys.argv[1:] if argv is None else argv)
+        transformers.utils.logging.disable_progress_bar()
+        pretrain(run, console)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command goes on from the last checkpoint")
+        return 130
+    except (ValueError, OSError, ImportError, BadLossError) as error:
+        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
+            raise
+        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)))  # a Text: messages may hold [MASK]
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""Settings of a pretraining run: dataclasses, the command line over them, and recipes in YAML.
+
+--objective NAME and everything below      first stage: corpus, model and training, by `HfArgumentParser`
+--mlm_probability 0.3                      second stage: a setting of the objective
+--mlm.mlm_probability 0.3                  the same, where two objectives are combined and both have it
+--config bert-base                         the same keys from a file; the command line wins
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+import types
+from argparse import ArgumentTypeError
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from ..objectives import Objective, get_objective
+from ..objectives.registry import objective_class
+from .corpora import CorpusArguments
+
+RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
+DEFAULT_MODELS = {"causal_lm": "gpt2-tiny", "seq2seq": "t5-tiny"}
+"""Model by the objective's architecture; "bert-tiny" for all others."""
+
+
+@dataclass
+class ModelArguments:
+    """What is trained; an argument group for `HfArgumentParser`."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A preset (bert-tiny, random weights), a local folder or a model of the Hub (owner/name), whose "
+            "training goes on. Default: the smallest preset that suits the objective."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name. Default: the model's; for a preset, one is trained on the corpus."},
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Size of the tokenizer to train, if one is trained."})
+    max_seq_length: int = field(default=128, metadata={"help": "Tokens per example, special tokens included."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, … (default: transformers chooses)."}
+    )
+    torch_dtype: str | None = field(
+        default=None, metadata={"help": "Type of the weights: float32 (default), bfloat16 or float16."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Settings of the model's config: hidden_size=256,num_hidden_layers=4."}
+    )
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """`torch_dtype` as torch's. Raises `ValueError` for another name."""
+        if self.torch_dtype is None:
+            return None
+        if self.torch_dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"--torch_dtype must be float32, bfloat16 or float16, not {self.torch_dtype!r}")
+        return getattr(torch, self.torch_dtype)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """`config_overrides` as a dictionary, values read as YAML. Raises `ValueError` for malformed ones."""
+        text = self.config_overrides or ""
+        if text.startswith("{"):
+            return json.loads(text)
+        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+        if not all(name.strip() and equals for name, equals, _ in pairs):
+            raise ValueError(f"--config_overrides must read name=value,name=value, not {text!r}")
+        return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults for pretraining a small model; steps below 1 are shares of the run."""
+
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per device and micro-batch."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per device when evaluating."})
+    max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
+    num_train_epochs: float = field(
+        default=0.0, metadata={"help": "Train so many times over the corpus; --max_steps, if given too, goes before."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "The highest learning rate, after warmup."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1 a share of the run."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, on all but biases and LayerNorm."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps."})
+    eval_steps: float | None = field(default=0.1, metadata={"help": "Evaluate every so many steps."})
+    save_steps: float = field(default=0.1, metadata={"help": "Save a checkpoint every so many steps."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep."})
+    report_to: str = field(default="none", metadata={"help": "Where to log to: tensorboard, wandb, …"})
+    dataloader_pin_memory: bool = field(
+        default=torch.cuda.is_available(), metadata={"help": "Copy batches to the GPU from pinned memory."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many held-out examples only, spread over the text."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start anew in a folder that holds a run, and delete that run's checkpoints."}
+    )
+
+    def __post_init__(self):
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()  # a bar in a log file is a line per step
+        super().__post_init__()
+
+
+@dataclass
+class RunArguments:
+    """Everything that a command line and its recipe say."""
+
+    objective_name: str
+    objective: Objective
+    corpus: CorpusArguments
+    model: ModelArguments
+    training: PretrainingArguments
+
+
+class _Parser(HfArgumentParser):
+    """Raises instead of printing two pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def parse_arguments(argv: list[str]) -> RunArguments:
+    """The settings on a command line. Prints help and exits for `--help`.
+
+    Raises:
+        ValueError: for arguments and objectives that are not known, with the nearest that are, and bad values.
+    """
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", help="Recipe: a YAML file, or the name of one that comes with the package.")
+    first.add_argument("--objective", default="mlm", help="What to train (scripts/show.py --list).")
+    config = first.parse_known_args(argv)[0].config
+    argv = (recipe_arguments(config) if config is not None else []) + argv
+    name = first.parse_known_args(argv)[0].objective
+    settings = _settings(name)
+    groups: Any = (CorpusArguments, ModelArguments, PretrainingArguments)
+    parser = _Parser(groups, add_help=False, allow_abbrev=False, prog="pretrain", parents=[first])
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        print(f"\nsettings of {name}:")
+        for _, setting, hint, default in settings:
+            print(f"  --{setting:26} {getattr(hint, '__name__', str(hint))} (default: {default})")
+        raise SystemExit(0)
+    known = {action.dest for action in parser._actions}
+    corpus, model, training, _, remaining = parser.parse_args_into_dataclasses(
+        argv + _implied(name, argv), return_remaining_strings=True, look_for_args_file=False
+    )
+    return RunArguments(name, objective_from_arguments(name, remaining, known), corpus, model, training)
+
+
+def _implied(name: str, argv: list[str]) -> list[str]:
+    """Defaults that depend on other arguments."""
+    peek = _Parser(add_help=False, allow_abbrev=False)
+    for option in ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs"):
+        peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")
+    given = peek.parse_known_args(argv)[0]
+    implied = []
+    model = given.model_name_or_path
+    if model is None:
+        architecture = next(iter(_parts(name))).architecture
+        model = DEFAULT_MODELS.get(architecture, "bert-tiny")
+        implied += ["--model_name_or_path", model]
+    if given.output_dir is None:
+        implied += ["--output_dir", f"runs/{Path(model).name}-{re.sub(r'[^a-z0-9_+]+', '-', name).strip('-')}"]
+    if given.num_train_epochs is not None and given.max_steps is None:
+        implied += ["--max_steps", "-1"]
+    return implied
+
+
+def recipe_arguments(config: str) -> list[str]:
+    """A recipe as command-line arguments; `config` is a file, or the name of a recipe that comes with the package.
+
+    Raises `ValueError` if there is none, or it is not a mapping from names to values.
+    """
+    path = next((p for p in (Path(config), RECIPES / Path(config).with_suffix(".yaml").name) if p.is_file()), None)
+    if path is None:
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ValueError(f"there is no recipe {config!r}; give a YAML file or one of: {names}")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe {path} must hold lines like `learning_rate: 1e-4`")
+    arguments: list[str] = []
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        elif isinstance(value, list):
+            value = ",".join(map(str, value))
+        if value is not None:  # null leaves the default
+            arguments.append(f"--{name}={value}")
+    return arguments
+
+
+def objective_from_arguments(name: str, remaining: list[str], known: Collection[str] = ()) -> Objective:
+    """The objective with the settings among the arguments that nothing else took.
+
+    A setting is written bare where one objective of `a+b` has it, and `--a.setting` where several have.
+
+    Args:
+        name: of the objective, or a combination of several (`mlm+nsp`).
+        remaining: such as `["--mlm_probability", "0.3", "--selection=exact"]`.
+        known: names of other arguments, for suggestions.
+
+    Raises `ValueError` for settings that are unknown or ambiguous, and for bad values.
+    """
+    settings, given = _settings(name), {}
+    for written, text in _flags(remaining):
+        prefix, _, setting = written.rpartition(".")
+        owners = {owner: hint for owner, other, hint, _ in settings if other == setting and prefix in ("", owner)}
+        if not owners:
+            names = [*(setting for _, setting, _, _ in settings), *known]
+            near = [other for other in names if other.startswith(setting)][:2]
+            near = near or difflib.get_close_matches(setting, names, n=2, cutoff=0.7)
+            hint = f"did you mean {' or '.join(f'--{other}' for other in near)}?" if near else "see --help"
+            raise ValueError(f"unknown argument --{written} (objective {name}); {hint}")
+        if len(owners) > 1:
+            raise ValueError(f"{name}: --{setting} could be {' or '.join(f'--{o}.{setting}' for o in owners)}")
+        try:
+            value = _convert(text, next(iter(owners.values())))
+        except (ValueError, ArgumentTypeError) as error:
+            raise ValueError(f"--{written}: {error}") from None
+        given[written if len(_parts(name)) > 1 else setting] = value
+    return get_objective(name, **given)
+
+
+def _parts(name: str) -> dict[type[Objective], None]:
+    """The classes that the name of an objective speaks of, in order."""
+    return dict.fromkeys(map(objective_class, re.findall(r"\w+", name)))
+
+
+def _settings(name: str) -> list[tuple[str, str, Any, Any]]:
+    """(objective, setting, type, default) of all that the name speaks of."""
+    found = []
+    for part in _parts(name):
+        hints = get_type_hints(part)
+        found += [(part.name, f.name, hints[f.name], f.default) for f in fields(part) if f.init]
+    return found
+
+
+def _flags(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """(name, value) of `--name value`, `--name=value` and `--name`. Raises `ValueError` for anything else."""
+    waiting = list(arguments)
+    while waiting:
+        flag, equals, value = waiting.pop(0).partition("=")
+        if not flag.startswith("--"):
+            raise ValueError(f"unexpected argument {flag!r}; arguments are written --name value")
+        if not equals and waiting and not waiting[0].startswith("--"):
+            equals, value = "=", waiting.pop(0)
+        yield flag[2:].replace("-", "_"), value if equals else None
+
+
+def _convert(text: str | None, hint: Any) -> Any:
+    """A value of the annotated type from what was written; `None` stands for a flag without value."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if text is not None and text.lower() == "none" and type(None) in options:
+            return None
+        origin = None
+        for option in (o for o in options if o is not type(None)):
+            try:
+                return _convert(text, option)
+            except (ValueError, ArgumentTypeError) as error:
+                failure = error
+        raise failure
+    if hint is bool:
+        return text is None or string_to_bool(text)
+    if text is None:
+        raise ValueError("a value is missing")
+    if origin is Literal:
+        for option in options:
+            if text == str(option):
+                return option
+        raise ValueError(f"must be {' or '.join(map(str, options))}, not {text!r}")
+    if origin in (tuple, list):
+        return origin(_convert(item, options[0]) for item in text.split(","))
+    if hint in (int, float, str):
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"must be {'a whole number' if hint is int else 'a number'}, not {text!r}") from None
+    return yaml.safe_load(text)

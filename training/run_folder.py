@@ -1,0 +1,108 @@
+"""The folder of a run: which run it is, whether to resume it, and what it keeps.
+
+run.json          what the run is: settings that decide its result, the command, versions
+checkpoint-300/   state to resume from
+results.json      figures of the finished run
+model.safetensors, config.json, tokenizer…, README.md, loss.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from .arguments import RunArguments
+
+RUN, RESULTS = "run.json", "results.json"
+_TRAINING: tuple[str, ...] = (
+    "max_steps",
+    "num_train_epochs",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+)
+_TRAINING += ("warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+_TRAINING += ("max_grad_norm", "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed")
+_NOT_CORPUS = ("cache_dir", "preprocessing_num_workers")
+_NOT_MODEL = ("attn_implementation",)
+
+
+def run_identity(run: RunArguments) -> dict[str, Any]:
+    """The settings that decide the result; how work is spread over processes and micro-batches does not."""
+    args = run.training
+    identity: dict[str, Any] = {"objective": run.objective_name}
+    identity |= {f.name: getattr(run.objective, f.name) for f in fields(run.objective) if f.init}
+    identity |= {k: v for k, v in asdict(run.model).items() if k not in _NOT_MODEL}
+    identity |= {k: v for k, v in asdict(run.corpus).items() if k not in _NOT_CORPUS}
+    identity |= {k: getattr(args, k) for k in _TRAINING}
+    identity["batch"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return json.loads(json.dumps(identity, default=str))
+
+
+def open_run(folder: str | os.PathLike, identity: dict[str, Any], overwrite: bool, is_main: bool = True) -> str | None:
+    """Take `folder` for the run with this identity; the checkpoint to resume from, or `None` to begin.
+
+    Args:
+        folder: made if it does not exist.
+        overwrite: delete checkpoints and results of whatever run is there.
+        is_main: whether this process writes and deletes.
+
+    Raises `ValueError`, naming the differences, if the folder holds another run, or files that are no run's.
+    """
+    folder = Path(folder)
+    if overwrite and is_main:
+        _clear(folder)
+    record = read_json(folder / RUN)
+    if record is None:
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise ValueError(
+                f"the folder {folder} holds files, and none of them is a {RUN}: it is not this run's. "
+                "Choose another --output_dir, or write into it with --overwrite_output_dir"
+            )
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / RUN, {"identity": identity})
+        return None
+    there = record["identity"]
+    changed = [
+        f"--{key} {identity.get(key)} (there {there.get(key)})"
+        for key in sorted({*identity, *there})
+        if identity.get(key) != there.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"the folder {folder} holds another run; it differs in {', '.join(changed)}. "
+            "Choose another --output_dir, or start anew with --overwrite_output_dir"
+        )
+    return get_last_checkpoint(str(folder))
+
+
+def _clear(folder: Path) -> None:
+    for path in [*folder.glob("checkpoint-*"), folder / "saving"]:
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name in (RUN, RESULTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def read_json(path: Path) -> Any | None:
+    """What a JSON file holds, or `None` without one. Raises `ValueError` for a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, or give another --output_dir") from error
