@@ -28,11 +28,11 @@ _CLASSES = {  # later entries win
 }
 
 
-@lru_cache(maxsize=1)
-def _table() -> np.ndarray:
-    """uint8 `[0x110000]`: the class of each code point."""
-    table = np.full(0x110000, _OTHER, np.uint8)
-    text = "".join(map(chr, range(0x110000)))
+@lru_cache
+def _table(size: int) -> np.ndarray:
+    """uint8 `[size]`: the class of each code point."""
+    table = np.full(size, _OTHER, np.uint8)
+    text = "".join(map(chr, range(size)))
     for kind, pattern in _CLASSES.items():
         for run in regex.finditer(f"{pattern}+", text):
             table[run.start() : run.end()] = kind
@@ -51,7 +51,7 @@ def character_words(text: str) -> tuple[np.ndarray, np.ndarray]:
     [0, 2, 8, 12, 14, 15, 16]
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kinds = _table()[codes]
+    kinds = _table(0x110000 if codes.max(initial=0) >= 0x10000 else 0x10000)[codes]  # the larger takes half a second
     space = kinds == _SPACE
     before = np.concatenate([[np.uint8(_SPACE)], kinds[:-1]])
     extend = (kinds == _EXTEND) & (before != _SPACE)
@@ -70,7 +70,8 @@ def word_starts(text: str, token_starts: np.ndarray, token_ends: np.ndarray) -> 
     """Which tokens begin a word, bool `[T]`.
 
     A token begins a word if the first word it touches comes after the last word of the token before it. A token of
-    white space alone (a lone `▁`, a `Ġ`) belongs to the word that follows.
+    white space alone (a lone `▁`, a `Ġ`) belongs to the word that follows; one that spans several words (`...` in
+    some vocabularies) cannot be divided and stands for all of them.
 
     Args:
         text: what was tokenized; for many documents at once, their texts joined by a newline. The first token of each

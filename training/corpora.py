@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +35,7 @@ class CorpusArguments:
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    dataset_split: str = field(
-        default="train", metadata={"help": "Split of a Hub dataset; also a slice, train[:10%%]."}
-    )
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset, or a slice: train[:10%%]."})
     text_column: str = field(default="text", metadata={"help": "Column of .jsonl files and datasets that is the text."})
     language: str = field(default="en", metadata={"help": "ISO 639 code of the text's language, to find sentences by."})
     validation_file: str | None = field(
@@ -45,8 +44,9 @@ class CorpusArguments:
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the documents to validate on, if there is no --validation_file."}
     )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "Where tokenized text is kept (default: ~/.cache/pretrain_zoo)."}
+    cache_dir: str = field(
+        default="~/.cache/pretrain_zoo",
+        metadata={"help": "Where tokenized text is kept (datasets of the Hub: see HF_HOME)."},
     )
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenize (default: this one, with threads)."}
@@ -55,7 +55,11 @@ class CorpusArguments:
     def open(self, corpus: str | None = None) -> Corpus:
         """The corpus `corpus` (by default, the one to train on), read with these settings."""
         return open_corpus(
-            corpus or self.corpus, self.text_column, self.dataset_config_name, self.dataset_split, self.cache_dir
+            corpus or self.corpus,
+            self.text_column,
+            self.dataset_config_name,
+            self.dataset_split,
+            os.path.expanduser(self.cache_dir),
         )
 
 
@@ -95,13 +99,11 @@ def open_corpus(
         CorpusError: if nothing of that name is there, or a file's format is not known.
     """
     if corpus == "embedded":
-        return Corpus(corpus, lambda: iter(embedded_documents()))
+        return Corpus(corpus, lambda: iter(embedded_documents(cache_dir)))
     paths = find_files(corpus)
     if paths is not None:
         return Corpus(corpus, lambda: (text for path in paths for text in READERS[path.suffix](path, text_column)))
-    return Corpus(
-        corpus, lambda: read_dataset(corpus, text_column, dataset_config_name, dataset_split, cache_dir=cache_dir)
-    )
+    return Corpus(corpus, lambda: read_dataset(corpus, text_column, dataset_config_name, dataset_split))
 
 
 def find_files(pattern: str) -> list[Path] | None:
@@ -170,7 +172,6 @@ def read_dataset(
     text_column: str = "text",
     dataset_config_name: str | None = None,
     dataset_split: str = "train",
-    cache_dir: str | None = None,
     **options,
 ) -> Iterator[str]:
     """Documents of a dataset: `text_column` of each row, null being an empty document.
@@ -184,7 +185,7 @@ def read_dataset(
     from datasets.exceptions import DatasetsError
 
     try:
-        rows = load_dataset(name, dataset_config_name, split=dataset_split, cache_dir=cache_dir, **options)
+        rows = load_dataset(name, dataset_config_name, split=dataset_split, **options)
     except (DatasetsError, ValueError, OSError) as error:
         raise CorpusError(
             f"The corpus {name!r} is neither 'embedded' nor a file or folder here, and as a dataset (configuration "

@@ -46,12 +46,11 @@ def load_documents(
     Validation is `validation_file` if there is one, otherwise `validation_fraction` of the documents, or `None` for a
     fraction of 0.
     """
-    cache_dir = Path(arguments.cache_dir or "~/.cache/pretrain_zoo").expanduser()
+    cache_dir = os.path.expanduser(arguments.cache_dir)
 
     def tokenize(name: str) -> Documents:
-        return tokenize_corpus(
-            arguments.open(name), tokenizer, cache_dir, arguments.preprocessing_num_workers, arguments.language
-        )
+        processes = arguments.preprocessing_num_workers
+        return tokenize_corpus(arguments.open(name), tokenizer, cache_dir, processes, arguments.language)
 
     documents = tokenize(arguments.corpus)
     if arguments.validation_file is not None:

@@ -12,11 +12,18 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import os
+import platform
 import re
 import sysconfig
+import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+
+FORMAT = 1
+"""Version of the rules below; raised when they change, so that text kept on disk is extracted anew."""
 
 SOURCES = {
     "numpy": [""],
@@ -37,8 +44,27 @@ MINIMUM_CHARACTERS, MINIMUM_SENTENCES = 300, 3
 
 
 @lru_cache(maxsize=1)
-def embedded_documents() -> list[str]:
-    """The documents, paragraphs separated by line breaks; about ten seconds' work, done once in a process."""
+def embedded_documents(cache_dir: str | None = None) -> list[str]:
+    """The documents, paragraphs separated by line breaks.
+
+    Extraction takes about ten seconds; its result is kept for this process and, with `cache_dir`, as a file there,
+    named after the versions of Python and the packages.
+    """
+    if cache_dir is None:
+        return _extract()
+    versions = [platform.python_version(), *(version(package) for package in SOURCES)]
+    digest = hashlib.blake2b(repr((FORMAT, versions)).encode(), digest_size=8).hexdigest()
+    path = Path(cache_dir, f"embedded-{digest}.txt")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        unfinished.write_text("\n\n".join(_extract()), encoding="utf-8", newline="\n")
+        os.replace(unfinished, path)
+    return path.read_text(encoding="utf-8").split("\n\n")
+
+
+def _extract() -> list[str]:
+    """The documents, from the sources."""
     seen: set[str] = set()
     documents = []
     for docstrings in _sources():
@@ -162,9 +188,9 @@ def _source_files() -> Iterator[Path]:
     yield from _python_files(Path(sysconfig.get_path("stdlib")))
     for package, parts in SOURCES.items():
         spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            for part in parts:
-                yield from _python_files(Path(spec.origin).parent / part)
+        assert spec is not None and spec.origin is not None, package  # all of them are required to be installed
+        for part in parts:
+            yield from _python_files(Path(spec.origin).parent / part)
 
 
 def _python_files(root: Path) -> list[Path]:

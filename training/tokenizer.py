@@ -1,0 +1,186 @@
+"""Training tokenizers: BERT's WordPiece, RoBERTa's byte-level BPE and GPT-2's, from any corpus.
+
+Each kind is a complete recipe: normalisation, pre-tokenization, special tokens in the published order, the template
+that puts them around one text and a pair, and the decoder. The same text gives the same tokenizer. To add a kind,
+write its function and enter it in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+BATCH = 256
+"""Texts are handed to the trainer in batches of this many."""
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: str = "wordpiece",
+    vocab_size: int = 30_000,
+    model_max_length: int = 512,
+    min_frequency: int = 2,
+    **options: Any,
+) -> PreTrainedTokenizerFast:
+    """Train a fast tokenizer on `texts`.
+
+    Args:
+        texts: documents; a list or a corpus, since they may be read twice.
+        kind: "wordpiece" (BERT), "bpe" (RoBERTa) or "gpt2".
+        vocab_size: tokens at most, special tokens included; a small corpus gives fewer.
+        model_max_length: longest input of the model, in tokens, special tokens included.
+        min_frequency: pieces are merged if they stand together at least this often.
+        options: of the kind: `lowercase` (True) and `strip_accents` (as `lowercase`) for wordpiece, where stripping
+            accents takes Hangul apart; `add_prefix_space` (False) for bpe and gpt2, which makes the first word of a
+            text like any other.
+
+    Raises:
+        ValueError: for an unknown kind, an empty corpus, or a vocabulary too small for its kind.
+
+    >>> tokenizer = train_tokenizer(["the cat sat on the mat"] * 2, vocab_size=60)
+    >>> tokenizer.decode(tokenizer("The cat", "the mat").input_ids)
+    '[CLS] the cat [SEP] the mat [SEP]'
+    """
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind of tokenizer {kind!r}; choose one of {', '.join(KINDS)}.")
+    if iter(texts) is texts:
+        raise TypeError("`texts` is an iterator, which can be read only once: pass a list or a corpus instead.")
+    tokenizer, settings = KINDS[kind](texts, vocab_size, min_frequency, **options)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=model_max_length, **settings)
+
+
+def _wordpiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    min_frequency: int,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """BERT (Devlin et al. 2018)."""
+    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    specials = list(special.values())
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers "##a", "##b", … in the order of a hash table, another each time, and breaks ties by number.
+    # So they are numbered beforehand, as special tokens, and the vocabulary goes to a tokenizer that knows better.
+    # A quarter of the vocabulary bounds the alphabet, which stray characters of other scripts would fill it with.
+    characters, inner = _alphabet(texts, normalizer, pre_tokenizer, vocab_size // 4)
+    initial = specials + characters + [f"##{character}" for character in inner]
+    if len(initial) > vocab_size:
+        raise ValueError(f"vocab_size {vocab_size} is too small for this text: its characters need {len(initial)}.")
+    draft = Tokenizer(models.WordPiece(unk_token=special["unk"]))
+    draft.normalizer, draft.pre_tokenizer = normalizer, pre_tokenizer
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
+        special_tokens=initial,
+        show_progress=False,
+    )
+    draft.train_from_iterator(_batches(texts), trainer)
+
+    tokenizer = Tokenizer(models.WordPiece(draft.get_vocab(), unk_token=special["unk"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, pre_tokenizer, decoders.WordPiece()
+    tokenizer.add_special_tokens(specials)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, specials.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    settings: dict[str, Any] = {f"{name}_token": token for name, token in special.items()}
+    return tokenizer, settings | {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+
+
+def _alphabet(
+    texts: Iterable[str],
+    normalizer: normalizers.BertNormalizer,
+    pre_tokenizer: pre_tokenizers.BertPreTokenizer,
+    limit: int,
+) -> tuple[list[str], list[str]]:
+    """The `limit` most frequent characters, sorted, and those of them that can stand inside a word."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    kept = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:limit]
+    inner = [c for c in kept if len(pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(f"a{c}"))) == 1]
+    return sorted(kept), sorted(inner)
+
+
+def _bpe(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, add_prefix_space: bool = False
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """RoBERTa (Liu et al. 2019): the pad token has id 1, from which its positions count."""
+    mask = AddedToken("<mask>", lstrip=True, special=True)  # takes the space before it, as a word does
+    special = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": mask}
+    tokenizer = _byte_level(texts, vocab_size, min_frequency, add_prefix_space, list(special.values()))
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=add_prefix_space
+    )
+    special |= {"cls": "<s>", "sep": "</s>"}
+    return tokenizer, _byte_level_settings(special, add_prefix_space)
+
+
+def _gpt2(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, add_prefix_space: bool = False
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """GPT-2 (Radford et al. 2019): one special token, which is never added by itself."""
+    end = "<|endoftext|>"
+    tokenizer = _byte_level(texts, vocab_size, min_frequency, add_prefix_space, [end])
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer, _byte_level_settings({"bos": end, "eos": end, "unk": end}, add_prefix_space)
+
+
+def _byte_level(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, add_prefix_space: bool, special: list
+) -> Tokenizer:
+    """Byte-level BPE, which has a token for each of the 256 bytes and so no unknown ones."""
+    if vocab_size < 256 + len(special):
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small for byte-level BPE: 256 bytes and {len(special)} special token(s) "
+            f"need {256 + len(special)}."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_batches(texts), trainer)
+    return tokenizer
+
+
+def _byte_level_settings(special: dict[str, Any], add_prefix_space: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {f"{name}_token": token for name, token in special.items()}
+    return settings | {"model_input_names": ["input_ids", "attention_mask"], "add_prefix_space": add_prefix_space}
+
+
+KINDS: dict[str, Callable[..., tuple[Tokenizer, dict[str, Any]]]] = {
+    "wordpiece": _wordpiece,
+    "bpe": _bpe,
+    "gpt2": _gpt2,
+}
+"""What trains each kind, from texts, vocabulary size, minimal frequency and the kind's options, and gives the tokenizer
+with its settings for `transformers`."""
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    any_text = False
+    for text in texts:
+        any_text = any_text or bool(text.strip())
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if not any_text:
+        raise ValueError("There is no text to train a tokenizer on.")
+    yield batch
