@@ -19,6 +19,11 @@ Carry = tuple[torch.Tensor, ...]
 
 
 class _XLNetWithMemory(PretrainingModel):
+    def __init__(self, objective, main, heads=None):
+        super().__init__(objective, main, heads)
+        for layer in main.transformer.layer:
+            layer.register_forward_pre_hook(_positions_in_dtype, with_kwargs=True)
+
     @classmethod
     def build(cls, objective, backbone):
         """From a backbone. Raises `ValueError` unless it is XLNet."""
@@ -72,13 +77,14 @@ class PermutationModel(_XLNetWithMemory):
         row, column, number = target_positions(batch, ids.shape[1])
         targets = torch.zeros_like(ids, dtype=torch.bool)
         targets[row, column] = True
-        mapping = torch.zeros(len(ids), int(number.max()) + 1 if len(number) else 1, ids.shape[1], device=ids.device)
+        most = int(number.max()) + 1 if len(number) else 1
+        mapping = torch.zeros(len(ids), most, ids.shape[1], device=ids.device, dtype=self.main.dtype)
         mapping[row, number, column] = 1.0
         blocked = permutation_mask(batch["perm_ranks"], targets, batch["parts"])
         arguments = {
             "attention_mask": batch["attention_mask"].to(mapping.dtype),
             "perm_mask": blocked.to(mapping.dtype),
-            "target_mapping": mapping.to(self.main.dtype),
+            "target_mapping": mapping,
             "token_type_ids": batch.get("token_type_ids"),
         }
         self.main.transformer.reuse_len = int((batch["parts"][0] == 0).sum()) or None
@@ -109,6 +115,11 @@ class RecurrentModel(_XLNetWithMemory):
         hidden, memory = self.transform(batch, carry)
         rows = hidden.flatten(0, 1).index_select(0, batch["label_positions"])
         return {"logits": self.main.lm_loss(rows), "carry": memory}
+
+
+def _positions_in_dtype(layer, args, kwargs):
+    """XLNet makes its position encodings in float32 whatever the weights are."""
+    return args, {**kwargs, "r": kwargs["r"].to(layer.rel_attn.q.dtype)}
 
 
 def _halves(rows: int) -> torch.Tensor:

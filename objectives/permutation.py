@@ -1,6 +1,6 @@
 """Permutation language modelling (XLNet).
 
-    the cat sat on the mat  →  the cat sat on the mat      predict: cat from "the sat on mat", then the₂ from "the cat …"
+    the cat sat on the mat  →  the cat sat on the mat      predict: cat from "the sat on mat", then the₂ from both
 
 Yang et al. 2019, "XLNet: Generalized autoregressive pretraining for language understanding", arXiv 1906.08237,
 sections 2.2–2.6. The model reads real tokens everywhere; a random order says which of them each prediction may see.
@@ -22,6 +22,7 @@ import torch
 
 from . import keyed, noise
 from .base import LABEL_COLUMNS, Column, Columns, Draws, Objective
+from .collator import ObjectiveCollator
 from .losses import masked_lm_loss
 from .mlm import allowed
 from .ragged import Ragged, slices
@@ -221,3 +222,37 @@ def target_positions(batch: Mapping[str, Any], length: int) -> tuple[torch.Tenso
     counts = torch.bincount(row, minlength=int(batch["input_ids"].shape[0]))
     first = torch.cumsum(counts, 0) - counts
     return row, column, torch.arange(len(flat), device=flat.device) - first[row]
+
+
+class DataCollatorForPermutationLanguageModeling(ObjectiveCollator):
+    """Permutation LM for a stock `XLNetLMHeadModel`, under the name and with the arguments of transformers' collator.
+
+    Hands over `input_ids` (real tokens everywhere), `attention_mask`, `perm_mask` `[B, L, L]`, `target_mapping`
+    `[B, P, L]` and `labels` `[B, P]`, where P is the largest number of predictions in the batch. Rows may have any
+    length, odd ones included.
+
+    Args:
+        tokenizer: with sep, cls and pad tokens.
+        settings: `plm_probability`, `max_span_length` and others of `PermutationLM`, and of `ObjectiveCollator`.
+    """
+
+    def __init__(self, tokenizer: Any, **settings: Any):
+        super().__init__("plm", tokenizer, sparse_labels=True, **settings)
+
+    def __call__(self, features: list[Mapping], return_tensors: str | None = None) -> Any:
+        """The batch; raises `ValueError` for unusable features."""
+        batch = super().__call__(features, return_tensors="pt")
+        rows, length = batch["input_ids"].shape
+        row, column, number = target_positions(batch, length)
+        targets = torch.zeros(rows, length, dtype=torch.bool)
+        targets[row, column] = True
+        most = int(number.max()) + 1 if len(number) else 1
+        mapping, labels = torch.zeros(rows, most, length), torch.full((rows, most), -100)
+        mapping[row, number, column] = 1.0
+        labels[row, number] = batch.pop("label_ids")
+        del batch["label_positions"]
+        blocked = permutation_mask(batch.pop("perm_ranks"), targets, batch.pop("parts"))
+        batch.update(perm_mask=blocked.float(), target_mapping=mapping, labels=labels)
+        if (return_tensors or self.return_tensors) == "np":
+            batch.update({name: tensor.numpy() for name, tensor in batch.items()})
+        return batch
