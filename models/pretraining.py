@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from .attention_masks import document_positions, model_masks
 from .families import FAMILIES
-from .masked_positions import attach, stock_model
+from .masked_positions import LabelledRows, attach, stock_model
 
 if TYPE_CHECKING:
     from ..objectives.base import Objective
@@ -92,9 +92,13 @@ class PretrainingModel(PreTrainedModel):
         self.main_input_name = stock.main_input_name
         self.supports_gradient_checkpointing = stock.supports_gradient_checkpointing
         self.accepts = frozenset(inspect.signature(stock.forward).parameters)
-        self.rows = attach(main)
+        self.rows = self.attach_rows(main)
         self.post_init()
         self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
+
+    def attach_rows(self, main: nn.Module) -> LabelledRows:
+        """The hook that gives `main`'s head labelled positions only; idle for a main without a vocabulary head."""
+        return attach(main)
 
     # forward
 
@@ -178,6 +182,10 @@ class PretrainingModel(PreTrainedModel):
                 outside[name] = value
         return outside
 
+    def plain_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """State of `main` as its plain checkpoint holds it, from the state of this model."""
+        return {name.removeprefix("main."): value for name, value in state.items() if name.startswith("main.")}
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
@@ -197,7 +205,7 @@ class PretrainingModel(PreTrainedModel):
         outside = self._outside()
         state = self.state_dict() if state_dict is None else state_dict
         state = {_WRAPPERS.sub("", f".{name}").lstrip("."): value for name, value in state.items()}
-        main = {name.removeprefix("main."): value for name, value in state.items() if name.startswith("main.")}
+        main = self.plain_state(state)
         self.main.save_pretrained(save_directory, state_dict=main, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
