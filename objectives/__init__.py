@@ -1,6 +1,6 @@
 """Pretraining objectives: noise functions over ragged NumPy batches, plans of examples, collators and losses."""
 
-from . import causal, mlm, mpnet, permutation, recurrent, replaced_tokens  # noqa: F401 - registers
+from . import causal, enhanced_mask, mlm, mpnet, permutation, recurrent, replaced_tokens  # noqa: F401 - registers
 from .base import Column, Columns, Draws, Objective, Plan, Term
 from .collator import ObjectiveCollator
 from .documents import DOCUMENT_END, Documents
