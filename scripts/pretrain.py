@@ -74,10 +74,11 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     model = objective.build(parts, vocabulary)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
-        f"{run.model.model_name_or_path} ({parameters / 1e6:.2f} M parameters), {objective.name or run.objective_name}: "
-        f"{objective.summary}\n{run.corpus.corpus}: {len(data.train):,} documents, {data.train.num_tokens:,} tokens; "
-        f"held out: {len(data.held_out):,} documents, {len(eval_dataset):,} examples\n{args.max_steps} steps of "
-        f"{train_dataset.global_batch} × {train_dataset.length} tokens on {args.device}"
+        f"{run.model.model_name_or_path}, {parameters / 1e6:.2f} M parameters\n"
+        f"{run.objective_name}: {objective.summary}\n"
+        f"{run.corpus.corpus}: {len(data.train):,} documents, {data.train.num_tokens:,} tokens; "
+        f"held out: {len(data.held_out):,} documents, {len(eval_dataset):,} examples\n{args.max_steps:,} steps of "
+        f"{train_dataset.global_batch} × {train_dataset.length} tokens on {args.world_size} × {args.device.type}"
     )
     if args.resume_from_checkpoint or checkpoint:
         console.print(f"[bold]resuming from {args.resume_from_checkpoint or checkpoint}[/bold]")
@@ -99,6 +100,10 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     output = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model(str(folder))
+    for name, part in objective.export(trainer.accelerator.unwrap_model(trainer.model)).items():
+        if args.process_index == 0 and part is not model.main:
+            part.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
     results: dict[str, Any] = {
         "objective": run.objective_name,
         "model": str(run.model.model_name_or_path),
@@ -153,7 +158,7 @@ def report(
         plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
         samples = examples(plain, tokenizer, data.held_out, seed=run.training.seed)
     results["seconds"] = time.perf_counter() - started
-    plot_losses(history, folder / "loss.png", baseline and baseline["loss"])
+    plot_losses(history, folder / "loss.png", baseline["loss"] if baseline else None)
     (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
     write_json(folder / RESULTS, results)
     for sample in samples:

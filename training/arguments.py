@@ -29,7 +29,12 @@ from ..objectives.registry import objective_class
 from .corpora import CorpusArguments
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
-DEFAULT_MODELS = {"causal_lm": "gpt2-tiny", "seq2seq": "t5-tiny"}
+DEFAULT_MODELS = {
+    "causal_lm": "gpt2-tiny",
+    "seq2seq": "t5-tiny",
+    "permutation_lm": "xlnet-tiny",
+    "generator_discriminator": "electra-tiny",
+}
 """Model by the objective's architecture; "bert-tiny" for all others."""
 
 
@@ -147,7 +152,7 @@ def parse_arguments(argv: list[str]) -> RunArguments:
     config = first.parse_known_args(argv)[0].config
     argv = (recipe_arguments(config) if config is not None else []) + argv
     name = first.parse_known_args(argv)[0].objective
-    settings = _settings(name)
+    settings = settings_of(name)
     groups: Any = (CorpusArguments, ModelArguments, PretrainingArguments)
     parser = _Parser(groups, add_help=False, allow_abbrev=False, prog="pretrain", parents=[first])
     if {"-h", "--help"} & set(argv):
@@ -172,14 +177,18 @@ def _implied(name: str, argv: list[str]) -> list[str]:
     implied = []
     model = given.model_name_or_path
     if model is None:
-        architecture = next(iter(_parts(name))).architecture
-        model = DEFAULT_MODELS.get(architecture, "bert-tiny")
+        model = default_model(name)
         implied += ["--model_name_or_path", model]
     if given.output_dir is None:
         implied += ["--output_dir", f"runs/{Path(model).name}-{re.sub(r'[^a-z0-9_+]+', '-', name).strip('-')}"]
     if given.num_train_epochs is not None and given.max_steps is None:
         implied += ["--max_steps", "-1"]
     return implied
+
+
+def default_model(name: str) -> str:
+    """The preset that is trained on the objective `name` if no model is named."""
+    return DEFAULT_MODELS.get(next(iter(_parts(name))).architecture, "bert-tiny")
 
 
 def recipe_arguments(config: str) -> list[str]:
@@ -220,7 +229,7 @@ def objective_from_arguments(name: str, remaining: list[str], known: Collection[
 
     Raises `ValueError` for settings that are unknown or ambiguous, and for bad values.
     """
-    settings, given = _settings(name), {}
+    settings, given = settings_of(name), {}
     for written, text in _flags(remaining):
         prefix, _, setting = written.rpartition(".")
         owners = {owner: hint for owner, other, hint, _ in settings if other == setting and prefix in ("", owner)}
@@ -245,8 +254,8 @@ def _parts(name: str) -> dict[type[Objective], None]:
     return dict.fromkeys(map(objective_class, re.findall(r"\w+", name)))
 
 
-def _settings(name: str) -> list[tuple[str, str, Any, Any]]:
-    """(objective, setting, type, default) of all that the name speaks of."""
+def settings_of(name: str) -> list[tuple[str, str, Any, Any]]:
+    """(objective, setting, type, default) of all settings of the objectives in `name`."""
     found = []
     for part in _parts(name):
         hints = get_type_hints(part)

@@ -24,8 +24,9 @@ from .documents import split_documents, tokenize_corpus
 from .embedded import text_hash
 from .tokenizer import train_tokenizer
 
-KINDS = dict.fromkeys(("roberta", "bart", "modernbert"), "bpe") | dict.fromkeys(("gpt2", "llama", "mixtral"), "gpt2")
-"""Kind of tokenizer that a preset's family was published with; "wordpiece" for all others."""
+KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "modernbert"), "bpe")
+KINDS |= dict.fromkeys(("gpt2", "llama", "mixtral"), "gpt2")
+"""Kind of tokenizer that is trained for a preset's family; "wordpiece" for all others."""
 
 
 @dataclass
