@@ -140,4 +140,4 @@ def _greedy(starts: np.ndarray, ends: np.ndarray, room: int, group: np.ndarray |
     while piece < len(starts):
         chain.append(piece)
         piece = following[piece]
-    return starts[chain], ends[np.append(chain[1:], len(ends)) - 1]
+    return starts[chain], ends[np.append(chain, len(ends))[1:] - 1]
