@@ -13,20 +13,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from .generator import generator_config, put, sample_tokens
 from .masked_positions import LabelledRows, attach
 from .presets import Backbone
 from .pretraining import PretrainingModel
+from .tied_embeddings import DeltaEmbedding, copy_embeddings, tie_embeddings
 
 if TYPE_CHECKING:
     from ..objectives.replaced_tokens import GeneratorObjective
-
-_PROJECTS_UNSAID = ("deberta", "deberta-v2")  # they read `embedding_size`, and their configs do not list it
 
 
 class GeneratorDiscriminator(PretrainingModel):
@@ -75,11 +73,8 @@ class GeneratorDiscriminator(PretrainingModel):
         main, heads = cls.load_main(backbone)
         parts = replace(backbone, config=config, checkpoint=objective.generator_checkpoint)
         generator = parts.load(AutoModelForMaskedLM)
-        if objective.tie == "gdes" and objective.generator_checkpoint is None:  # differences begin at 0
-            tables = dict(_embeddings(generator)[1].named_parameters())
-            for name, parameter in _embeddings(main)[1].named_parameters():
-                if name in tables and tables[name].shape == parameter.shape:
-                    tables[name].data.copy_(parameter.data)
+        if objective.tie == "gdes" and objective.generator_checkpoint is None:
+            copy_embeddings(main, generator)  # so that differences begin at 0
         return cls(objective, main, generator, heads)
 
     @classmethod
@@ -234,148 +229,6 @@ class DetectionHead(nn.Module):
             first = attention_mask.argmax(1)
             hidden = self.LayerNorm(hidden + hidden[torch.arange(len(hidden), device=hidden.device), first, None])
         return self.classifier(self.activation(self.dense(hidden))).squeeze(-1)
-
-
-class DeltaEmbedding(nn.Embedding):
-    """A table that differs from another by what it has learned: `base` without gradient, plus `weight`.
-
-    Args:
-        embedding: the table to take over; its difference from `base` is where `weight` begins.
-        base: the other table, held outside module registration.
-    """
-
-    def __init__(self, embedding: nn.Embedding, base: nn.Embedding):
-        weight = (embedding.weight - base.weight).detach()
-        rows, width = weight.shape
-        super().__init__(rows, width, padding_idx=embedding.padding_idx, _weight=weight)
-        self._base = (base,)
-
-    @property
-    def base(self) -> nn.Embedding:
-        """The other table."""
-        return self._base[0]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Rows of `base` plus rows of `weight`."""
-        return F.embedding(input, self.base.weight.detach()) + super().forward(input)
-
-    def plain(self) -> nn.Embedding:
-        """The sums as a stock table."""
-        weight = (self.base.weight + self.weight).detach()
-        return nn.Embedding(self.num_embeddings, self.embedding_dim, padding_idx=self.padding_idx, _weight=weight)
-
-
-@torch.no_grad()
-def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """A token per row from softmax(logits / temperature), by the inverse of its distribution function; int64 `[N]`.
-
-    Args:
-        logits: `[N, V]`; half precision is widened to float32.
-        uniforms: `[N]` in [0, 1).
-        temperature: positive; towards 0 the likeliest token is drawn.
-
-    Tokens of probability 0 are never drawn, whatever the rounding.
-    """
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    cumulated = (wide - wide.amax(-1, keepdim=True)).div_(temperature).exp_().cumsum_(-1)
-    total = cumulated[:, -1:].contiguous()
-    token = torch.searchsorted(cumulated, uniforms.to(total.dtype)[:, None] * total, right=True)
-    last = torch.searchsorted(cumulated, total)  # uniforms · total may round to total
-    return torch.minimum(token, last).squeeze(-1)
-
-
-def put(ids: Tensor, positions: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:
-    """`ids`, `[B, L]`, with `tokens` at flat positions, where there is a label."""
-    flat = ids.flatten()
-    return flat.index_copy(0, positions, torch.where(labels != -100, tokens, flat[positions])).view_as(ids)
-
-
-def generator_config(config: Any, objective: GeneratorObjective) -> Any:
-    """The main model's config made smaller by `generator_size` and `generator_depth`.
-
-    Width and feed-forward size shrink alike; heads are 64 wide, at least one. Where embeddings are tied they keep the
-    main model's size, and a narrower generator projects them, which takes an architecture that does so.
-
-    Raises `ValueError` for architectures without a masked LM, encoder-decoders, and a narrower generator with tied
-    embeddings where the architecture has no projection.
-    """
-    kind = config.model_type
-    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{objective.name} needs an encoder with a masked LM, from which to make a generator; {kind} is none. "
-            "Use electra, deberta-v3, bert or another encoder"
-        )
-    projects = hasattr(config, "embedding_size") or kind in _PROJECTS_UNSAID
-    narrow = objective.tie == "none" or (projects and objective.tie == "shared")
-    size = objective.generator_size or (0.25 if narrow else 1.0)
-    depth = objective.generator_depth or (0.5 if size == 1 else 1.0)
-    if size != 1 and objective.tie != "none" and not projects:
-        raise ValueError(
-            f"{kind} does not project its embeddings to its width, so a generator of {size:g} times the width cannot "
-            "share them; use generator_size=1 with a smaller generator_depth, or tie='none', or an electra backbone"
-        )
-    small = copy.deepcopy(config)
-    small.num_hidden_layers = max(1, round(config.num_hidden_layers * depth))
-    if isinstance(getattr(config, "layer_types", None), list):
-        small.layer_types = config.layer_types[: small.num_hidden_layers]
-    if size == 1:
-        return small
-    heads = max(1, round(config.hidden_size * size) // 64)
-    if projects:
-        small.embedding_size = getattr(config, "embedding_size", config.hidden_size)
-    small.num_attention_heads = heads
-    small.hidden_size = 2 * heads * max(1, round(config.hidden_size * size / (2 * heads)))  # even, for rotary positions
-    for name in ("intermediate_size", "hidden_dim"):
-        if hasattr(config, name):
-            setattr(small, name, max(1, round(getattr(config, name) * size)))
-    for name, value in (("attention_head_size", small.hidden_size // heads), ("pooler_hidden_size", small.hidden_size)):
-        if hasattr(config, name):
-            setattr(small, name, value)
-    return small
-
-
-def tie_embeddings(main: PreTrainedModel, generator: PreTrainedModel, how: str) -> dict[str, str]:
-    """Tie the generator's embeddings to the main model's, in place.
-
-    "shared": every parameter of the embedding modules that has the same name and shape, but projections, becomes one.
-    "gdes": the main model's tables of tokens and positions become `DeltaEmbedding`s over the generator's.
-
-    Returns names of the generator's parameters with the names of the main model's that they now are. Raises
-    `ValueError` where the tables of tokens cannot be tied.
-    """
-    ours = main.get_input_embeddings()
-    sizes = [tuple(model.get_input_embeddings().weight.shape) for model in (generator, main)]  # type: ignore[arg-type]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the generator's embeddings are {sizes[0]} and the main model's {sizes[1]}, so they cannot be tied; "
-            "use tie='none', or a generator that fits"
-        )
-    (prefix, own), (other_prefix, other) = _embeddings(main), _embeddings(generator)
-    tied = {}
-    if how == "shared":
-        parameters = dict(other.named_parameters())
-        for name, parameter in own.named_parameters():
-            if name in parameters and parameters[name].shape == parameter.shape and "proj" not in name:
-                module, _, leaf = name.rpartition(".")
-                setattr(other.get_submodule(module), leaf, parameter)
-                tied[other_prefix + name] = prefix + name
-        generator.tie_weights()
-        return tied
-    for name, table in list(own.named_children()):
-        if isinstance(table, nn.Embedding) and (table is ours or name == "position_embeddings"):
-            setattr(own, name, DeltaEmbedding(table, getattr(other, name)))
-    if isinstance(main.get_input_embeddings(), DeltaEmbedding):
-        return tied
-    raise ValueError(f"{main.config.model_type} keeps its embeddings elsewhere than other encoders; use another tie")
-
-
-def _embeddings(model: PreTrainedModel) -> tuple[str, nn.Module]:
-    """Prefix of the names of a model's embeddings, and their module."""
-    base = model.base_model
-    embeddings = getattr(base, "embeddings", None)
-    if not isinstance(embeddings, nn.Module):
-        raise ValueError(f"{type(model).__name__} keeps its embeddings elsewhere than other encoders; use tie='none'")
-    return ("embeddings." if base is model else f"{model.base_model_prefix}.embeddings."), embeddings
 
 
 def initialized(linear: nn.Linear, config: Any) -> nn.Linear:

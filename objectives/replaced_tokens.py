@@ -110,7 +110,7 @@ class GeneratorObjective(MaskedLM):
         """Also refuses backbones that no generator can be made for."""
         super().check(vocabulary, config)
         if config is not None:
-            from ..models.generator_discriminator import generator_config
+            from ..models.generator import generator_config
 
             generator_config(config, self)
 
