@@ -46,7 +46,7 @@ def test_folders_and_patterns_are_read_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"fine\n\ncaf\xe9 au lait\n", r"a\.txt, line 3: byte 9 \(0xe9\) is not valid UTF-8.*iconv"),
+        ("a.txt", b"\xc3\xa9\n\ncaf\xe9 au lait\n", r"a\.txt, line 3: byte 7 \(0xe9\) is not valid UTF-8.*iconv"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"a\.jsonl, line 2: not valid JSON .* at column"),
         ("a.jsonl", b'{"text": "a"}\n\n["b"]\n', r"a\.jsonl, line 3: not a JSON object .*list"),
         (
@@ -166,6 +166,8 @@ def test_prose():
         "Back in prose, see Mean and the manual for more.",
     ]
     assert prose("") == []
+    after_heading = "A paragraph right below its heading stands alone."
+    assert prose(f"Some Words That Are\nA Heading\n=========\n{after_heading}") == [after_heading]
 
 
 def test_documents_of_a_module(monkeypatch, tmp_path):
