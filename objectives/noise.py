@@ -33,8 +33,16 @@ def bernoulli(key: np.ndarray, rows: Ragged, probability: float | np.ndarray) ->
 def smallest(score: np.ndarray, offsets: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Sorted indices of the `count[b]` smallest scores (uint32) of each row; ties go to the earlier position.
 
-    With uniform scores this draws without replacement. Only scores below a bound that nearly always suffices are
-    sorted; where it does not suffice, all are, so that the bound never changes the result.
+    With uniform scores this draws without replacement.
+    """
+    return np.sort(by_score(score, offsets, count))
+
+
+def by_score(score: np.ndarray, offsets: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """What `smallest` gives, row by row, but within a row in the order of scores: a random order.
+
+    Only scores below a bound that nearly always suffices are sorted; where it does not suffice, all are, so that the
+    bound never changes the result.
     """
     sizes = np.diff(offsets)
     count = np.minimum(count, sizes)
@@ -50,7 +58,7 @@ def smallest(score: np.ndarray, offsets: np.ndarray, count: np.ndarray) -> np.nd
     row = np.repeat(np.arange(len(sizes), dtype=np.uint64), found)
     order = np.argsort((row << np.uint64(32)) | score[low], kind="stable")
     first = np.cumsum(found) - found
-    return np.sort(low[order[slices(first, count)]])
+    return low[order[slices(first, count)]]
 
 
 def units_from_starts(starts: np.ndarray, rows: Ragged) -> tuple[np.ndarray, np.ndarray]:
