@@ -48,15 +48,17 @@ def stock_model(model: Any) -> PreTrainedModel:
 
 
 def hook_point(model: Any) -> nn.Module:
-    """The module whose output the vocabulary head reads: the base model, or the decoder where there is none (T5).
+    """The module whose output the vocabulary head reads: the base model or the decoder.
 
     Raises `ValueError` for a model that has neither.
     """
     stock = stock_model(model)
-    base = stock.base_model
-    if base is stock:
+    base: Any = stock.base_model
+    if base is stock:  # T5 and its relatives
         base = stock.get_decoder()
-    if base is stock or base is None:
+    elif not stock.config.is_encoder_decoder and isinstance(getattr(base, "decoder", None), PreTrainedModel):
+        base = base.decoder  # OPT, BART as a decoder: the base model is a shell whose forward is not called
+    if base is stock:
         raise ValueError(
             f"{type(stock).__name__} has no base model apart from its head, so logits cannot be computed for labelled "
             "positions only; use another backbone"
