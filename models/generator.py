@@ -65,17 +65,15 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) ->
 
     Args:
         logits: `[N, V]`; half precision is widened to float32.
-        uniforms: `[N]` in [0, 1).
+        uniforms: float32 `[N]` in [0, 1), so that the largest is 1 − 2⁻²⁴.
         temperature: positive; towards 0 the likeliest token is drawn.
 
-    Tokens of probability 0 are never drawn, whatever the rounding.
+    Tokens of probability 0 are never drawn: a float32 below 1 times the total rounds to a number below the total.
     """
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     cumulated = (wide - wide.amax(-1, keepdim=True)).div_(temperature).exp_().cumsum_(-1)
-    total = cumulated[:, -1:].contiguous()
-    token = torch.searchsorted(cumulated, uniforms.to(total.dtype)[:, None] * total, right=True)
-    last = torch.searchsorted(cumulated, total)  # uniforms · total may round to total
-    return torch.minimum(token, last).squeeze(-1)
+    at = uniforms.to(wide.dtype)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, at, right=True).squeeze(-1)
 
 
 def put(ids: Tensor, positions: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class GeneratorDiscriminator(PretrainingModel):
         inputs = self.inputs(batch)
         logits = self.generate(inputs, batch["label_positions"])
         with torch.no_grad():
-            sampled = sample_tokens(logits, batch["sampling_uniforms"], self.temperature)
+            sampled = sample_tokens(logits, batch["sampling_bits"].float() * 2.0**-24, self.temperature)
             original = put(batch["input_ids"], batch["label_positions"], batch["label_ids"], batch["label_ids"])
             fake = put(batch["input_ids"], batch["label_positions"], batch["label_ids"], sampled)
         outputs = {

@@ -103,8 +103,8 @@ class GeneratorObjective(MaskedLM):
 
     @property
     def columns(self) -> dict[str, Column]:
-        """Sparse labels, and a uniform number for each."""
-        return {**LABEL_COLUMNS, "sampling_uniforms": Column(axis="flat")}
+        """Sparse labels, and random bits for each."""
+        return {**LABEL_COLUMNS, "sampling_bits": Column(axis="flat")}
 
     def check(self, vocabulary: Vocabulary, config: Any | None = None) -> None:
         """Also refuses backbones that no generator can be made for."""
@@ -115,14 +115,14 @@ class GeneratorObjective(MaskedLM):
             generator_config(config, self)
 
     def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
-        """The generator's input; at labelled positions the original ids and a number in [0, 1) to draw a token with.
+        """The generator's input; at labelled positions the original ids and 24 random bits to draw a token with.
 
-        The numbers are multiples of 2⁻²⁴, so that float32 holds them and none rounds to 1.
+        Bits are whole numbers: FSDP and DeepSpeed would cast uniform numbers to half precision, which is too coarse.
         """
         columns = super().corrupt(rows, draws, vocabulary)
         positions = columns["label_positions"]
         bits = keyed.bits_at(np.repeat(draws.key, positions.lengths), positions.values, SAMPLE) >> np.uint64(40)
-        return {**columns, "sampling_uniforms": positions.with_values((bits * 2.0**-24).astype(np.float32))}
+        return {**columns, "sampling_bits": positions.with_values(bits.astype(np.int64))}
 
     def counts(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Selected tokens for the generator; for the other network the tokens its loss is taken on."""
