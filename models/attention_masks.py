@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .masked_positions import stock_model
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -61,6 +63,8 @@ def model_masks(config: Any, document_ids: torch.Tensor, dtype: torch.dtype, *, 
             f"attention within documents needs attn_implementation 'sdpa' or 'eager', not "
             f"{config._attn_implementation!r}"
         )
+    if getattr(config, "is_heterogeneous", False):
+        raise ValueError(f"{config.model_type} has windows of several sizes, which documents cannot be kept to")
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or [FULL if window is None else SLIDING])
     if not kinds <= {FULL, SLIDING}:
@@ -71,3 +75,27 @@ def model_masks(config: Any, document_ids: torch.Tensor, dtype: torch.dtype, *, 
     windows = {FULL: None, SLIDING: window}
     masks = {kind: document_mask(document_ids, dtype, causal=causal, window=windows[kind]) for kind in kinds}
     return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def check_document_attention(model: Any) -> None:
+    """Refuse, by a `ValueError`, a `PretrainingModel` that does not keep to documents: tried out on four tokens.
+
+    Architectures differ in what they make of a 4-D mask: some reject it, some (state spaces) do not heed it.
+    """
+    name = type(stock_model(model.main)).__name__
+    words = [i for i in range(4, 11) if i != getattr(model.config, "pad_token_id", None)]  # and no other common padding
+    documents = torch.tensor([[0, 0, 1, 1]], device=model.device)
+    training = model.training
+    model.eval()
+    try:
+        logits = []
+        for row in (words[:4], [*words[4:6], *words[2:4]]):  # they differ in the first document
+            batch = {"input_ids": torch.tensor([row], device=model.device), "document_ids": documents}
+            with torch.no_grad():
+                logits.append(model.main(**model.inputs(batch)).logits[:, 2:].float())
+    except Exception as error:  # whatever a model makes of a mask it does not know
+        raise ValueError(f"{name} takes no attention mask by document ({error}); use another backbone") from error
+    finally:
+        model.train(training)
+    if not torch.allclose(*logits, rtol=1e-4, atol=1e-5):
+        raise ValueError(f"{name} does not heed an attention mask by document; use another backbone")

@@ -27,7 +27,7 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
     """
     if predicted is None:
         predicted = float(getattr(getattr(model, "objective", None), "mlm_probability", 1.0))
-    config: Any = stock_model(model).config
+    config: Any = stock_model(model).config.get_text_config()
     tables, projections, body = set(), {}, {}
     for module in model.modules():
         for weight in module.parameters(recurse=False):

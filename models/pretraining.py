@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .attention_masks import document_positions, model_masks
+from .attention_masks import check_document_attention, document_positions, model_masks
 from .families import FAMILIES
 from .masked_positions import LabelledRows, attach, stock_model
 
@@ -162,6 +162,8 @@ class PretrainingModel(PreTrainedModel):
         if "use_cache" in self.accepts:
             inputs["use_cache"] = False  # a cache of keys and values only costs memory here
         if "document_ids" in batch:
+            if "attention_mask" not in self.accepts:
+                raise ValueError(f"{type(stock_model(self.main)).__name__} takes no attention mask")
             documents, causal = batch["document_ids"], self.objective.architecture == "causal_lm"
             inputs["attention_mask"] = model_masks(self.config, documents, self.dtype, causal=causal)
             if causal and "position_ids" in self.accepts:
@@ -239,12 +241,12 @@ class PretrainingModel(PreTrainedModel):
         if not (directory / "config.json").is_file():
             raise ValueError("it has no config.json")
         stock: Any = stock_model(self.main)
-        loaded, report = type(stock).from_pretrained(
-            directory, dtype=stock.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        options = {"dtype": stock.dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        loaded, report = type(stock).from_pretrained(directory, config=stock.config, **options)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if report[kind]:
-                raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(map(str, sorted(report[kind])))}")
+                names = sorted(map(str, report[kind]))
+                raise ValueError(f"{kind.replace('_', ' ')} ({len(names)}), among them {', '.join(names[:3])}")
         return loaded.state_dict()
 
     def _read_outside(self, directory: Path) -> dict[str, Tensor]:
@@ -293,7 +295,8 @@ class PretrainingModel(PreTrainedModel):
 def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary) -> PretrainingModel:
     """The model for an objective of a plain architecture: "masked_lm", "causal_lm" or "seq2seq".
 
-    Raises `ValueError` for another architecture, and what `objective.check` raises.
+    Raises `ValueError` for another architecture, for a backbone that cannot keep attention within documents where the
+    objective wants it, and what `objective.check` raises.
     """
     if objective.architecture not in AUTO_CLASSES:
         raise ValueError(
@@ -307,4 +310,7 @@ def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary
             raise ValueError("XLNet is causal only under a permutation mask; use a causal backbone, such as gpt2-tiny")
         known = backbone.config.to_dict()
         overrides = {name: True for name in ("is_decoder", "causal") if name in known}  # else encoders see ahead
-    return PretrainingModel(objective, backbone.load(AUTO_CLASSES[objective.architecture], **overrides))
+    model = PretrainingModel(objective, backbone.load(AUTO_CLASSES[objective.architecture], **overrides))
+    if getattr(objective, "document_attention", False):
+        check_document_attention(model)
+    return model
