@@ -23,7 +23,6 @@ import torch
 import transformers
 from rich.console import Console
 from rich.text import Text
-from transformers import set_seed
 
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Vocabulary
@@ -33,7 +32,7 @@ from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
 from pretrain_zoo.training.examples import examples
 from pretrain_zoo.training.prepare import Data, check_model_name, get_data, get_datasets, get_tokenizer
 from pretrain_zoo.training.report import LOADERS, model_card, plot_losses, report_by_lines, results_table
-from pretrain_zoo.training.run_folder import RESULTS, open_run, read_json, run_identity, write_json
+from pretrain_zoo.training.run_folder import RESULTS, claim_folder, find_run, read_json, run_identity, write_json
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
 
@@ -47,10 +46,9 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     cache_dir = os.path.expanduser(run.corpus.cache_dir)
     check_model_name(str(run.model.model_name_or_path))
     identity = run_identity(run)
-    with args.main_process_first(local=False):
-        checkpoint = open_run(folder, identity, args.overwrite_output_dir, args.process_index == 0)
+    checkpoint = find_run(folder, identity, args.overwrite_output_dir)
     finished = read_json(folder / RESULTS)
-    if finished is not None:
+    if finished is not None and not args.overwrite_output_dir:
         console.print(f"{folder} holds this run, finished; --overwrite_output_dir trains it anew")
         console.print(results_table(finished))
         return finished
@@ -70,7 +68,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         objective.check(vocabulary, parts.config)
         data = get_data(run, tokenizer, cache_dir)
     train_dataset, eval_dataset = get_datasets(run, objective, data, vocabulary)
-    set_seed(args.seed)
+    transformers.set_seed(args.seed)
     model = objective.build(parts, vocabulary)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
@@ -97,8 +95,12 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         processing_class=tokenizer,
     )
     report_by_lines(trainer)
+    if args.process_index == 0:
+        claim_folder(folder, identity, args.overwrite_output_dir)
     output = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or checkpoint)
-    metrics = trainer.evaluate()
+    history = trainer.state.log_history
+    metrics = next((log for log in history if "eval_loss" in log and log["step"] == trainer.state.global_step), None)
+    metrics = metrics or trainer.evaluate()
     trainer.save_model(str(folder))
     for name, part in objective.export(trainer.accelerator.unwrap_model(trainer.model)).items():
         if args.process_index == 0 and part is not model.main:
@@ -107,18 +109,14 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     results: dict[str, Any] = {
         "objective": run.objective_name,
         "model": str(run.model.model_name_or_path),
-        "held_out": {
-            name.removeprefix("eval_"): value
-            for name, value in metrics.items()
-            if name not in ("eval_runtime", "epoch")
-        },
+        "held_out": {k[5:]: v for k, v in metrics.items() if k.startswith("eval_") and k != "eval_runtime"},
         "steps": trainer.state.global_step,
         "batch": train_dataset.global_batch,
         "length": train_dataset.length,
         "parameters": parameters,
         "train_seconds": output.metrics["train_runtime"],
         "tokens_per_second": statistics.median(
-            log["tokens_per_second"] for log in trainer.state.log_history if "tokens_per_second" in log
+            [log["tokens_per_second"] for log in history if "tokens_per_second" in log] or [0.0]
         ),
         "device": f"{args.world_size} × {args.device.type}",
         "corpus": {
@@ -132,7 +130,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("pretrain-zoo", "torch", "transformers", "tokenizers")},
     }
     if args.process_index == 0:
-        report(results, run, data, eval_dataset, tokenizer, trainer.state.log_history, started, console)
+        report(results, run, data, eval_dataset, tokenizer, history, started, console)
     return results
 
 

@@ -236,7 +236,7 @@ def objective_from_arguments(name: str, remaining: list[str], known: Collection[
         if not owners:
             names = [*(setting for _, setting, _, _ in settings), *known]
             near = [other for other in names if other.startswith(setting)][:2]
-            near = near or difflib.get_close_matches(setting, names, n=2, cutoff=0.7)
+            near = near or difflib.get_close_matches(setting, names, n=2, cutoff=0.6)
             hint = f"did you mean {' or '.join(f'--{other}' for other in near)}?" if near else "see --help"
             raise ValueError(f"unknown argument --{written} (objective {name}); {hint}")
         if len(owners) > 1:

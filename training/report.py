@@ -47,7 +47,7 @@ def log_line(logs: Mapping[str, float], step: int, max_steps: int) -> str:
     """One line for the figures of a log; empty for the summary at the end of training.
 
     >>> log_line({"loss": 5.25, "accuracy": 0.125, "tokens_per_second": 41000.0, "learning_rate": 1e-3}, 50, 400)
-    'step  50/400  loss 5.250  accuracy 12.5 %  41k tokens/s'
+    'step  50/400  loss 5.250  accuracy 12.5 %  41,000 tokens/s'
     """
     if "train_runtime" in logs:
         return ""
@@ -56,7 +56,7 @@ def log_line(logs: Mapping[str, float], step: int, max_steps: int) -> str:
     for name, value in logs.items():
         name = name.removeprefix("eval_")
         if name == "tokens_per_second":
-            parts.append(f"{value / 1000:.0f}k tokens/s")
+            parts.append(f"{value:,.0f} tokens/s")
         elif name == "mfu":
             parts.append(f"{value:.0%} MFU")
         elif name not in ("learning_rate", "epoch", "runtime", "grad_norm"):
@@ -141,7 +141,8 @@ def model_card(results: Mapping[str, Any], architecture: str, language: str, sam
     front["tags"] = ["pretrain-zoo", results["objective"]]
     loader = LOADERS.get(architecture, "AutoModel")
     rows = "\n".join(f"| {what} | {ours} | {theirs} |" for what, ours, theirs in result_rows(results))
-    settings = yaml.safe_dump(results["settings"], sort_keys=True, allow_unicode=True).strip()
+    given = {name: value for name, value in results["settings"].items() if value is not None}
+    settings = yaml.safe_dump(given, allow_unicode=True).strip()
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     shown = "".join(f"    {line}\n" for sample in samples for line in sample.plain.splitlines())
     corpus = results["corpus"]

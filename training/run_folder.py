@@ -45,29 +45,23 @@ def run_identity(run: RunArguments) -> dict[str, Any]:
     return json.loads(json.dumps(identity, default=str))
 
 
-def open_run(folder: str | os.PathLike, identity: dict[str, Any], overwrite: bool, is_main: bool = True) -> str | None:
-    """Take `folder` for the run with this identity; the checkpoint to resume from, or `None` to begin.
-
-    Args:
-        folder: made if it does not exist.
-        overwrite: delete checkpoints and results of whatever run is there.
-        is_main: whether this process writes and deletes.
+def find_run(folder: str | os.PathLike, identity: dict[str, Any], overwrite: bool) -> str | None:
+    """The checkpoint to resume the run with this identity from; `None` to begin. Changes nothing.
 
     Raises `ValueError`, naming the differences, if the folder holds another run, or files that are no run's.
     """
     folder = Path(folder)
-    if overwrite and is_main:
-        _clear(folder)
+    if overwrite or not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file; give a folder")
     record = read_json(folder / RUN)
     if record is None:
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        if any(folder.iterdir()):
             raise ValueError(
                 f"the folder {folder} holds files, and none of them is a {RUN}: it is not this run's. "
                 "Choose another --output_dir, or write into it with --overwrite_output_dir"
             )
-        if is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / RUN, {"identity": identity})
         return None
     there = record["identity"]
     changed = [
@@ -81,6 +75,16 @@ def open_run(folder: str | os.PathLike, identity: dict[str, Any], overwrite: boo
             "Choose another --output_dir, or start anew with --overwrite_output_dir"
         )
     return get_last_checkpoint(str(folder))
+
+
+def claim_folder(folder: str | os.PathLike, identity: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder that of the run with this identity; `overwrite` deletes another's checkpoints and results."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _clear(folder)
+    if not (folder / RUN).exists():
+        write_json(folder / RUN, {"identity": identity})
 
 
 def _clear(folder: Path) -> None:
