@@ -237,6 +237,16 @@ class PretrainingModel(PreTrainedModel):
             for name, parameter in self._outside().items():
                 parameter.copy_(extra[name])
 
+    def load_heads(self, directory: str | Path) -> list[str]:
+        """Take over heads' parameters from a checkpoint of any objective, where name and shape agree; their names."""
+        file = Path(directory) / HEADS_FILE
+        tensors = load_file(file) if file.is_file() else {}
+        loaded = [n for n, v in self._outside().items() if n in tensors and tensors[n].shape == v.shape]
+        with torch.no_grad():
+            for name in loaded:
+                self._outside()[name].copy_(tensors[name])
+        return loaded
+
     def _read_main(self, directory: Path) -> dict[str, Tensor]:
         if not (directory / "config.json").is_file():
             raise ValueError("it has no config.json")
@@ -295,6 +305,8 @@ class PretrainingModel(PreTrainedModel):
 def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary) -> PretrainingModel:
     """The model for an objective of a plain architecture: "masked_lm", "causal_lm" or "seq2seq".
 
+    Heads that an earlier run left beside the backbone's checkpoint go on from there.
+
     Raises `ValueError` for another architecture, for a backbone that cannot keep attention within documents where the
     objective wants it, and what `objective.check` raises.
     """
@@ -310,7 +322,10 @@ def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary
             raise ValueError("XLNet is causal only under a permutation mask; use a causal backbone, such as gpt2-tiny")
         known = backbone.config.to_dict()
         overrides = {name: True for name in ("is_decoder", "causal") if name in known}  # else encoders see ahead
-    model = PretrainingModel(objective, backbone.load(AUTO_CLASSES[objective.architecture], **overrides))
+    main = backbone.load(AUTO_CLASSES[objective.architecture], **overrides)
+    model = PretrainingModel(objective, main, objective.heads(main, vocabulary))
+    if backbone.checkpoint is not None:
+        model.load_heads(backbone.checkpoint)
     if getattr(objective, "document_attention", False):
         check_document_attention(model)
     return model

@@ -1,6 +1,16 @@
 """Pretraining objectives: noise functions over ragged NumPy batches, plans of examples, collators and losses."""
 
-from . import causal, enhanced_mask, mlm, mpnet, permutation, recurrent, replaced_tokens  # noqa: F401 - registers
+from . import (  # noqa: F401 - registers
+    causal,
+    enhanced_mask,
+    mlm,
+    mpnet,
+    permutation,
+    recurrent,
+    replaced_tokens,
+    sentence_pairs,
+    spans,
+)
 from .base import Column, Columns, Draws, Objective, Plan, Term
 from .collator import ObjectiveCollator
 from .documents import DOCUMENT_END, Documents
@@ -8,6 +18,9 @@ from .drop_in import (
     DataCollatorForCausalLM,
     DataCollatorForMaskedLM,
     DataCollatorForNgramMask,
+    DataCollatorForNSP,
+    DataCollatorForSOP,
+    DataCollatorForSpanMask,
     DataCollatorForWholeWordMask,
 )
 from .ragged import Ragged
@@ -20,7 +33,10 @@ __all__ = [
     "Columns",
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
+    "DataCollatorForNSP",
     "DataCollatorForNgramMask",
+    "DataCollatorForSOP",
+    "DataCollatorForSpanMask",
     "DataCollatorForWholeWordMask",
     "Documents",
     "Draws",

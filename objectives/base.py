@@ -152,6 +152,7 @@ class Objective:
         row_columns: optional columns that `corrupt` reads and a plan has to provide, beside `input_ids`.
         replans: whether `plan` gives other examples in other epochs (fresh sentence pairs).
         dense_shift: how far right of its position a label stands in dense `labels` (1 for models that shift inside).
+        stock_names: names that stock models know columns by, for a collator alone; `None` leaves a column out.
     """
 
     name: ClassVar[str] = ""
@@ -161,6 +162,7 @@ class Objective:
     row_columns: ClassVar[tuple[str, ...]] = ()
     dense_shift: ClassVar[int] = 0
     replans: ClassVar[bool] = False
+    stock_names: ClassVar[Mapping[str, str | None]] = {}
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -221,6 +223,10 @@ class Objective:
     ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Sums of each term, with gradient, and metrics as (sum, count), without."""
         raise NotImplementedError
+
+    def heads(self, main: Any, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Modules to train beside the Hugging Face model `main`, by the name of their output."""
+        return {}
 
     def build(self, backbone: Backbone, vocabulary: Vocabulary) -> PretrainingModel:
         """The model to train, its weights random or from the backbone's checkpoint."""

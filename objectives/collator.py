@@ -153,8 +153,7 @@ class ObjectiveCollator:
         """The batch: a `BatchEncoding` of tensors (or arrays). Raises `ValueError` for unusable features."""
         from transformers import BatchEncoding
 
-        rows = self.objective.from_features(features, self.vocabulary)
-        draws = self._draws(rows, len(features))
+        rows, draws = self._rows(features)
         columns = self.objective.corrupt(rows, draws, self.vocabulary)
         given = rows.get("attention_mask")
         if given is not None and "attention_mask" not in columns and "input_ids" in columns:
@@ -169,17 +168,27 @@ class ObjectiveCollator:
             dense_labels=not self.sparse_labels,
             dense_shift=self.objective.dense_shift,
         )
+        if not self.sparse_labels:
+            names = self.objective.stock_names
+            batch = {names.get(k, k) or k: v for k, v in batch.items() if names.get(k, k) is not None}
         return BatchEncoding(batch if (return_tensors or self.return_tensors) == "np" else to_tensors(batch))
 
+    def _rows(self, features: list[Mapping]) -> tuple[Columns, Draws]:
+        """Rows from features, and their draws."""
+        rows = self.objective.from_features(features, self.vocabulary)
+        return rows, self._draws(rows, len(features))
+
     def _draws(self, rows: Columns, count: int) -> Draws:
-        """Keys from the features if they carry them, else from the seed and the call, else from torch."""
+        """Keys from the features if they carry them, else from the call."""
         example, epoch = rows.pop("example_id", None), rows.pop("epoch", 0)
         if example is not None:
             return Draws.of(self.seed or 0, example, epoch, example)
-        if self.seed is None:
-            key = torch.randint(-(2**63), 2**63 - 1, (1,)).numpy().view(np.uint64)
-        else:
-            key = keyed.combine(self.seed, self._calls)
-            self._calls += 1
         draws = Draws.of(0, np.arange(count), 0, np.arange(count))
-        return Draws(**{**vars(draws), "key": keyed.combine(key, draws.example)})
+        return Draws(**{**vars(draws), "key": keyed.combine(self._call_key(), draws.example)})
+
+    def _call_key(self) -> np.ndarray:
+        """uint64 `[1]`: what the noise of this call is keyed on, from the seed and the call, else from torch."""
+        if self.seed is None:
+            return torch.randint(-(2**63), 2**63 - 1, (1,)).numpy().view(np.uint64)
+        self._calls += 1
+        return keyed.combine(self.seed, self._calls - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .collator import ObjectiveCollator
+from .pair_collator import SentencePairCollator
 
 
 class _Named(ObjectiveCollator):
@@ -44,3 +45,35 @@ class DataCollatorForCausalLM(_Named):
     """Causal LM: labels are the inputs, padding at −100 by the attention mask, see `causal.CausalLM`."""
 
     objective_name = "clm"
+
+
+class DataCollatorForSpanMask(_Named):
+    """SpanBERT's span masking: `DataCollatorForSpanMask(tokenizer, mlm_probability=0.15)`, see `spans.SpanMaskedLM`.
+
+    Without the span boundary objective, for which stock models have no head; `sbo_weight=1.0` adds its columns.
+    """
+
+    objective_name = "span_mlm"
+
+    def __init__(self, tokenizer: Any, *, sbo_weight: float = 0.0, **settings: Any):
+        super().__init__(tokenizer, sbo_weight=sbo_weight, **settings)
+
+
+class DataCollatorForNSP(SentencePairCollator):
+    """BERT's pairs and masks for `BertForPreTraining`: documents in, `next_sentence_label` and `labels` out.
+
+    See `pair_collator.SentencePairCollator` for the features, `sentence_pairs.NextSentencePrediction` and `mlm` for
+    the settings (`selection="exact"` masks as BERT did). A batch needs two documents or more.
+    """
+
+    objective_name = "mlm+nsp"
+
+
+class DataCollatorForSOP(SentencePairCollator):
+    """ALBERT's pairs and masks for `AlbertForPreTraining`: documents in, `sentence_order_label` and `labels` out.
+
+    See `pair_collator.SentencePairCollator` for the features, `sentence_pairs.SentenceOrderPrediction` and
+    `mlm.NgramMaskedLM` for the settings.
+    """
+
+    objective_name = "ngram_mlm+sop"

@@ -92,6 +92,7 @@ class MaskedLM(Objective):
             pool=vocabulary.random_pool,
             mask_prob=self.mask_replace_prob,
             random_prob=self.random_replace_prob,
+            decide_at=self.decisions(chosen, position),
         )
         return {
             **rows,
@@ -112,6 +113,14 @@ class MaskedLM(Objective):
         score = (keyed.bits_at(np.repeat(key, per_row), position, noise.CHOOSE) >> np.uint64(32)).astype(np.uint32)
         offsets = np.append(0, np.cumsum(per_row))
         return candidates[noise.smallest(score, offsets, self.budget(ids.lengths, rate))]
+
+    def decisions(self, chosen: np.ndarray, position: np.ndarray) -> np.ndarray | None:
+        """Position whose draw decides on mask, random or unchanged for each selected token; `None`: its own.
+
+        Args:
+            chosen, position: sorted flat indices of the selected tokens, and their positions in their rows.
+        """
+        return None
 
     def budget(self, lengths: np.ndarray, rate: Any) -> np.ndarray:
         """Number of tokens to select in rows of these lengths, int64 `[B]`."""
@@ -147,10 +156,10 @@ class WholeWordMaskedLM(MaskedLM):
     def choose(self, rows: Columns, key: np.ndarray, rate: Any, vocabulary: Vocabulary) -> np.ndarray:
         """Sorted flat indices of all pieces of the chosen words."""
         ids: Ragged = rows["input_ids"]
-        first, length = noise.units_from_starts(_word_starts(rows, vocabulary), ids)
+        first, length = noise.units_from_starts(word_starts(rows, vocabulary), ids)
         if self.selection == "independent":
             return self._independent(ids, first, length, key, rate, rows, vocabulary)
-        usable = allowed(rows, vocabulary, first)
+        usable = _allowed_words(rows, vocabulary, first)
         first, length = first[usable], length[usable]
         order, per_row = noise.visit_order(key, first, ids)
         sizes = self.sizes(key, first, per_row, ids)
@@ -167,7 +176,7 @@ class WholeWordMaskedLM(MaskedLM):
         taken = np.flatnonzero(
             bits < (keyed.threshold(rate) if np.ndim(rate) == 0 else np.repeat(keyed.threshold(rate), per_row))
         )
-        taken = taken[allowed(rows, vocabulary, first[taken])]
+        taken = taken[_allowed_words(rows, vocabulary, first)[taken]]
         return noise.slices(first[taken], length[taken])
 
 
@@ -215,7 +224,14 @@ def allowed(rows: Columns, vocabulary: Vocabulary, index) -> np.ndarray:
     return ok
 
 
-def _word_starts(rows: Columns, vocabulary: Vocabulary) -> np.ndarray:
+def _allowed_words(rows: Columns, vocabulary: Vocabulary, first: np.ndarray) -> np.ndarray:
+    """bool: which of the words with these first tokens may be selected; none of which a token may not be."""
+    if "special_tokens_mask" not in rows or not len(first):
+        return allowed(rows, vocabulary, first)
+    return np.logical_and.reduceat(allowed(rows, vocabulary, slice(None)), first)
+
+
+def word_starts(rows: Columns, vocabulary: Vocabulary) -> np.ndarray:
     """Word starts with every special token as a word of its own."""
     starts = rows["word_starts"].values.astype(bool)
     special = np.flatnonzero(~vocabulary.maskable[rows["input_ids"].values])
