@@ -42,6 +42,8 @@ class GeneratorDiscriminator(PretrainingModel):
     Raises `ValueError` when embeddings are to be tied and their sizes differ.
     """
 
+    ties: Mapping[str, str] = {}
+
     def __init__(
         self,
         objective: GeneratorObjective,
@@ -55,8 +57,8 @@ class GeneratorDiscriminator(PretrainingModel):
         self.generator_rows = attach(generator)
         self.generator_accepts = frozenset(inspect.signature(generator.forward).parameters)
         self.deltas = tuple(name for name, module in main.named_modules() if isinstance(module, DeltaEmbedding))
-        ties = {f"heads.generator.{theirs}": f"main.{ours}" for theirs, ours in tied.items()}
-        self.all_tied_weights_keys = ties | self.all_tied_weights_keys  # first, others hang on them
+        self.ties = {f"heads.generator.{theirs}": f"main.{ours}" for theirs, ours in tied.items()}
+        self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
 
     @classmethod
     def build(cls, objective: GeneratorObjective, backbone: Backbone) -> GeneratorDiscriminator:
@@ -87,6 +89,10 @@ class GeneratorDiscriminator(PretrainingModel):
             main.pooler.requires_grad_(False)  # no loss reaches it, and DDP waits for the gradients of what is trained
         head = DetectionHead(backbone.config, with_first=backbone.config.model_type == "deberta-v2")
         return main, {"discriminator": head.to(main.dtype)}
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Also the generator's parameters that are the main model's: first, for others hang on them."""
+        return {**self.ties, **super().get_expanded_tied_weights_keys(all_submodels)}
 
     def attach_rows(self, main: nn.Module) -> LabelledRows:
         """An idle one: this main model predicts no vocabulary."""

@@ -219,12 +219,11 @@ class ReplacedTokenDetection(GeneratorObjective):
             said = (logits > 0) & counted
             hits = (said & replaced).sum()
             metrics = {
-                "accuracy": (((logits > 0) == replaced) & counted).sum(),
-                "precision": hits,
-                "recall": hits,
+                "discriminator_accuracy": ((((logits > 0) == replaced) & counted).sum(), counted.sum()),
+                "discriminator_precision": (hits, said.sum()),
+                "discriminator_recall": (hits, (replaced & counted).sum()),
             }
-            totals = {"accuracy": counted.sum(), "precision": said.sum(), "recall": (replaced & counted).sum()}
-        return torch.where(counted, losses, 0).sum(), {name: (metrics[name], totals[name]) for name in metrics}
+        return torch.where(counted, losses, 0).sum(), metrics
 
 
 @register("replace_mlm")
