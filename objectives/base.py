@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -139,6 +140,14 @@ class Source(Protocol):
         """The examples of these draws, in their order."""
         ...
 
+    def state(self, number: int) -> Any:
+        """What spares work in finding draw `number` and later ones after a restart, for a JSON file."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Take over what `state` returned."""
+        ...
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -199,9 +208,8 @@ class Objective:
         """The whole run's examples by draw number: epochs of `plan`. Mixtures and phases put their own here."""
         from .source import EpochSource
 
-        def plan_of(epoch: int) -> Plan:
-            return self.plan(documents, vocabulary, length=length, seed=seed, epoch=epoch, global_batch=global_batch)
-
+        # a partial, which goes to data workers where they are spawned; a closure cannot
+        plan_of = partial(self.plan, documents, vocabulary, length=length, seed=seed, global_batch=global_batch)
         return EpochSource(plan_of, seed=seed, global_batch=global_batch, replans=self.replans, shuffle=shuffle)
 
     def from_features(self, features: list[Mapping], vocabulary: Vocabulary) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ..objectives.collator import pad_columns, to_tensors
 
 @dataclass
 class DrawnRows:
-    """Uncorrupted rows of a batch with their draws; what `PretrainingDataset` hands to `DrawCollator`."""
+    """Uncorrupted rows of a batch with their draws; what the datasets hand to `DrawCollator`."""
 
     rows: Columns
     draws: Draws
@@ -23,8 +24,8 @@ class DrawnRows:
 class PretrainingDataset(Dataset):
     """Every draw of a training run, in order: row `n` is the `n`-th example that the run trains on.
 
-    Read it in sequence (`train_sampling_strategy="sequential"`): the order of examples, shuffled by epoch, is part of
-    the dataset. Batches come whole from `__getitems__`.
+    Read it in sequence: the order of examples, shuffled by epoch, is part of the dataset. Batches come whole from
+    `__getitems__`, which PyTorch's `DataLoader` calls.
 
     Args:
         objective, documents, vocabulary: what is trained, on what.
@@ -32,6 +33,9 @@ class PretrainingDataset(Dataset):
         global_batch: rows per optimizer step over all processes and accumulation steps.
         max_steps: optimizer steps of the run.
         seed: of order and noise.
+
+    Attributes:
+        identity: what decides which draws the run makes; equal for equal draws.
     """
 
     def __init__(
@@ -45,9 +49,8 @@ class PretrainingDataset(Dataset):
         max_steps: int,
         seed: int = 0,
     ):
-        self.objective, self.vocabulary = objective, vocabulary
-        self.global_batch, self.max_steps, self.seed = global_batch, max_steps, seed
-        self.length = length
+        self.objective, self.vocabulary, self.length = objective, vocabulary, length
+        self.global_batch, self.max_steps = global_batch, max_steps
         self.source = objective.source(documents, vocabulary, length=length, seed=seed, global_batch=global_batch)
         self.identity = {
             "objective": repr(objective),
@@ -68,13 +71,31 @@ class PretrainingDataset(Dataset):
     def __getitem__(self, number: int) -> DrawnRows:
         return self.__getitems__([number])
 
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint made after `step` steps keeps, for `restore`; values of a JSON file."""
+        return {"identity": self.identity, "source": self.source.state(step * self.global_batch)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's state. Raises `ValueError`, naming the differences, if its run draws other data."""
+        saved = state["identity"]
+        changed = [f"{k}: {saved.get(k)} there, {v} here" for k, v in self.identity.items() if saved.get(k) != v]
+        if changed:
+            raise ValueError(
+                f"the checkpoint's run draws other data than this one ({'; '.join(changed)}). "
+                "Use its settings, or start a new run in another output_dir"
+            )
+        self.source.restore(state["source"])
+
 
 class EvaluationDataset(Dataset):
     """Every example of held-out documents once, with noise that never changes.
 
     Args:
-        max_rows: only that many examples, spread over the corpus.
+        max_rows: only that many examples, spread over the corpus (of parallel streams: the first of each).
+        global_batch: number of streams, for objectives that read parallel streams.
         others: as for `PretrainingDataset`.
+
+    Raises `ValueError` if the documents give no example.
     """
 
     def __init__(
@@ -94,7 +115,14 @@ class EvaluationDataset(Dataset):
         if not count:
             raise ValueError("the held-out documents give no example at this length; hold out more text")
         rows = count if max_rows is None else min(max_rows, count)
-        self.examples = np.arange(rows) * count // rows
+        if self.plan.order == "streams":
+            per_stream = count // global_batch
+            first = np.arange(max(rows // global_batch, 1))
+            self.examples = (np.arange(global_batch)[:, None] * per_stream + first).reshape(-1)
+            self.streams = global_batch
+        else:
+            self.examples = np.arange(rows) * count // rows
+            self.streams = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -107,6 +135,13 @@ class EvaluationDataset(Dataset):
     def __getitem__(self, number: int) -> DrawnRows:
         return self.__getitems__([number])
 
+    def batches(self, size: int) -> list[list[list[int]]]:
+        """Row numbers in batches of at most `size`, in groups: the batches of a group continue each other's streams."""
+        rows = np.arange(len(self)).reshape(max(self.streams, 1), -1)
+        if self.streams:
+            return [rows[i : i + size].T.tolist() for i in range(0, self.streams, size)]
+        return [[rows[0, i : i + size].tolist()] for i in range(0, len(self), size)]
+
 
 class DrawCollator:
     """Corrupts and pads the rows that the datasets above hand over; labels stay sparse.
@@ -114,7 +149,7 @@ class DrawCollator:
     Args:
         objective, vocabulary: as the dataset's.
         pad_to_multiple_of: pad every axis to a multiple of this.
-        fixed_length: pad the input axis to this length always (for `torch.compile`).
+        fixed_length: pad the input axis to this length always, so that `torch.compile` sees one shape.
     """
 
     def __init__(

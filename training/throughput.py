@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from ..models.flops import flops_per_token
 
@@ -33,30 +36,44 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Throughput:
-    """Counts tokens between logs."""
+    """Counts tokens between logs, and the seconds spent on training.
 
-    def __init__(self, model, length: int, args):
-        self.flops = flops_per_token(model, length) if length else 0.0
-        self.peak = peak_flops(args.device)
-        self.device = args.device
-        self._restart()
+    Args:
+        model, length: what is trained, on rows of how many tokens.
+        device: where.
+    """
 
-    def _restart(self) -> None:
-        self.tokens = torch.zeros((), dtype=torch.float32, device=self.device)
+    def __init__(self, model: nn.Module, length: int, device: torch.device):
+        self.device, self.peak = device, peak_flops(device)
+        self.flops = flops_per_token(model, length) if self.peak and length else 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin an interval."""
+        self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
         self.started = time.perf_counter()
 
-    def add(self, inputs) -> None:
-        """Count the tokens of a micro-batch, padding left out."""
+    def add(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Count the input tokens of a micro-batch, padding left out."""
         mask = inputs.get("attention_mask")
-        if mask is not None:
+        if mask is not None and mask.dim() == 2:
             self.tokens += mask.sum()
         elif "input_ids" in inputs:
             self.tokens += inputs["input_ids"].numel()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of what runs inside (evaluation, saving)."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.started += time.perf_counter() - began
+
     def report(self, tokens: float, processes: int) -> dict[str, float]:
-        """Figures since the last report; `tokens` is the count over all processes. Starts the next interval."""
+        """Figures since the interval began; `tokens` is the count over all processes. Begins the next interval."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
-        self._restart()
+        self.restart()
         figures = {"tokens_per_second": round(tokens / seconds, 1)}
         if self.peak and self.flops:
             figures["mfu"] = round(tokens / seconds * self.flops / (self.peak * processes), 4)

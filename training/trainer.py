@@ -1,56 +1,63 @@
-"""Hugging Face's `Trainer` with losses as sums and counts, atomic checkpoints and a stop at the first bad loss."""
+"""Hugging Face's `Trainer` with losses as sums and counts, and a stop at the first bad loss."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather_object
+from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..models.pretraining import PretrainingModel
+from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
+from .memory import StreamMemory
 from .throughput import Throughput
-
-IDENTITY = "data_order.json"
-"""File in a checkpoint that says which draws the run makes; a resume that would make others is refused."""
 
 
 class BadLossError(RuntimeError):
     """The loss was NaN or infinite; raised on all ranks before the optimizer step."""
 
 
-class _StopAtBadLoss(TrainerCallback):
-    def __init__(self, trainer: PretrainingTrainer):
-        self.trainer = trainer
+class _Hooks(TrainerCallback):
+    def __init__(self, begin: Callable[[], None], check: Callable[[], None]):
+        self.begin, self.check = begin, check
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begin()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.check_losses()
+        self.check()
 
 
-class PretrainingTrainer(Trainer):
+class PretrainingTrainer(CheckpointingTrainer):
     """Trains a `PretrainingModel` on a `PretrainingDataset`.
 
     Each loss term is divided once per optimizer step by its count over all micro-batches and processes, so 1×32, 4×8
     and 2 processes × 16 are the same update. Non-additive terms are averaged over micro-batches and processes.
 
+    Checkpoints appear under their name when they are complete; a run that is killed resumes from the last one and ends
+    with the same weights. All processes must see the same `output_dir`.
+
     Args:
         model: from `objective.build`.
-        args: `TrainingArguments`; order and columns are set as the dataset needs them.
+        args: `TrainingArguments`; steps, order and columns are set as the dataset needs them.
         train_dataset, eval_dataset: a `PretrainingDataset` and an `EvaluationDataset`.
         data_collator: a `DrawCollator`; made from the dataset's objective if left out.
         kwargs: passed on to `Trainer`.
 
-    Raises `ValueError` if the dataset's global batch is not what the arguments give, or when resuming from a
-    checkpoint of other data; `BadLossError` when a loss is NaN or infinite.
+    Raises `ValueError` if the dataset's global batch is not what the arguments give, or for an argument that would
+    change the draws or the loss.
     """
 
     loss_is_scaled_for_ga = True
@@ -58,16 +65,13 @@ class PretrainingTrainer(Trainer):
     def __init__(
         self,
         model: PretrainingModel,
-        args,
+        args: TrainingArguments,
         train_dataset: PretrainingDataset | None = None,
         eval_dataset: EvaluationDataset | None = None,
         data_collator: DrawCollator | None = None,
         **kwargs: Any,
     ):
-        args.remove_unused_columns = False
-        args.train_sampling_strategy = "sequential"
-        args.logging_nan_inf_filter = False  # it would hide what `check_losses` stops at
-        args.accelerator_config.even_batches = False
+        _settle(args)
         if train_dataset is not None:
             args.max_steps = train_dataset.max_steps
         dataset = train_dataset if train_dataset is not None else eval_dataset
@@ -81,19 +85,18 @@ class PretrainingTrainer(Trainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
-        args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split flat columns; launch processes instead
         self.objective = model.objective
-        self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args)
-        self.add_callback(_StopAtBadLoss(self))
-        self._staging: str | None = None
+        self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
+        self.add_callback(_Hooks(self._begin, self.check_losses))
         self._wide = torch.float32 if args.device.type == "mps" else torch.float64  # sums over many batches
-        self._reset_logged()
         if train_dataset is not None:
             self._check_global_batch(train_dataset.global_batch)
+            if train_dataset.source.order == "streams":
+                self._memory = StreamMemory(args.per_device_train_batch_size, args.process_index, args.world_size)
+        self._begin()
 
     def _check_global_batch(self, expected: int) -> None:
-        args = self.args
-        actual = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args, actual = self.args, self.get_total_train_batch_size(self.args)
         if actual != expected:
             raise ValueError(
                 f"the dataset draws {expected} rows per step, but per_device_train_batch_size "
@@ -101,87 +104,100 @@ class PretrainingTrainer(Trainer):
                 f"× {args.world_size} processes is {actual}; make them equal"
             )
 
+    def _begin(self) -> None:
+        self._logged: dict[str, Tensor] = {}  # (sum, count) of what is logged, since the last log
+        self._finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        self._micro_batch = 0
+        self.throughput.restart()
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that lies before the current step, in [0, 1)."""
+        steps = max(self.state.max_steps, 1)
+        return min(self.state.global_step, steps - 1) / steps
+
     # losses
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, and each additive term's count over all of them and all ranks."""
-        batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(batch)
-        counts = [self.objective.counts(batch) for batch in batches]
+        batches = list(islice(epoch_iterator, num_batches))
+        self._micro_batch = 0
         names = [name for name, term in self.objective.terms.items() if term.additive]
-        totals = torch.stack([sum(c[name].to(device) for c in counts) for name in names]).long()
-        return batches, dict(zip(names, self._all_sum(totals), strict=True))
-
-    def _all_sum(self, values: torch.Tensor) -> torch.Tensor:
-        if self.args.world_size > 1:
-            dist.all_reduce(values)
-        return values
+        totals = torch.zeros(len(names), dtype=self._wide, device=device)
+        for batch in batches:
+            counts = self.objective.counts(batch)
+            totals += torch.stack([torch.as_tensor(counts.get(name, 0)).to(totals) for name in names]) if names else 0
+        self._reduce(totals)
+        return batches, dict(zip(names, totals, strict=True))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Σ weight · sum / count over the terms, scaled so that the average over processes is the global loss."""
-        output = model(**inputs)
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        micro_batches = self.current_gradient_accumulation_steps
+        world, micro_batches = self.args.world_size, self.current_gradient_accumulation_steps
+        if self._memory is None:
+            output = model(**inputs)
+        else:
+            output = model(carry=self._memory.get(self._micro_batch, self.args.device), **inputs)
+            self._memory.set(self._micro_batch, output.carry)
+        self._micro_batch += 1
         loss = torch.zeros((), device=self.args.device)
-        for name, term in self.objective.terms.items():
-            if name not in output.sums:
-                continue
-            if term.additive:
-                share = output.sums[name] / num_items_in_batch[name].clamp(min=1)
-                value = share * self.args.world_size
+        for name, total in output.sums.items():
+            term = self.objective.terms[name]
+            if term.additive:  # DDP, FSDP and DeepSpeed average gradients over processes
+                count = num_items_in_batch[name]
+                value = total * (world / torch.where(count > 0, count, 1)).to(total.dtype)
             else:
-                share = output.sums[name] / (micro_batches * self.args.world_size)
-                value = output.sums[name] / micro_batches
-            loss = loss + term.weight_at(progress) * value
-            self._logged_terms[name] = self._logged_terms.get(name, 0.0) + share.detach().to(self._wide)
-        for name, (total, count) in output.metrics.items():
-            old = self._logged_metrics.get(name, (0.0, 0.0))
-            self._logged_metrics[name] = (old[0] + total.to(self._wide), old[1] + count.to(self._wide))
+                count, value = torch.ones_like(total), total / micro_batches
+            loss = loss + term.weight_at(self.progress) * value
+            self._add_logged(f"{name}_loss", value / world, (count > 0) / (micro_batches * world))
+        for name, (total, count) in (output.metrics or {}).items():
+            self._add_logged(name, total, count)
         self.throughput.add(inputs)
         self._finite = self._finite & torch.isfinite(loss.detach())
         return (loss, output) if return_outputs else loss
 
+    def _reduce(self, values: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+        if self.args.world_size > 1:
+            dist.all_reduce(values, operation)
+
+    def _add_logged(self, name: str, total: Tensor, count: Tensor) -> None:
+        pair = torch.stack([total.detach().to(self._wide), count.to(total.device, self._wide)])
+        self._logged[name] = self._logged[name] + pair if name in self._logged else pair
+
     def check_losses(self) -> None:
         """Raise `BadLossError` on every rank if any rank's loss in this step was NaN or infinite."""
-        finite = self._finite.float().reshape(1)
-        if self.args.world_size > 1:
-            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        self._finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        finite = self._finite.float()
+        self._reduce(finite, dist.ReduceOp.MIN)
         if not finite.item():
-            last = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            folder = str(self.args.output_dir)
+            last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
             raise BadLossError(
                 f"the loss became NaN or infinite at step {self.state.global_step + 1}; nothing of it was saved. "
                 "Lower --learning_rate, raise --warmup_steps, or use bf16 instead of fp16; "
                 + (f"the last good checkpoint is {last}" if last else "there is no checkpoint yet")
             )
 
-    # logging
-
-    def _reset_logged(self) -> None:
-        self._logged_terms: dict[str, Any] = {}
-        self._logged_metrics: dict[str, Any] = {}
-        self._logged_step = self.state.global_step
-        self._finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Σ sum / Σ count over all processes; a name that a process lacks adds nothing there."""
+        names = sorted(sums)
+        if self.args.world_size > 1:
+            names = sorted(set(gather_object(names)))
+        if not names:
+            return {}
+        nothing = torch.zeros(2, dtype=self._wide, device=self.args.device)
+        pairs = torch.stack([sums.get(name, nothing) for name in names])
+        self._reduce(pairs)
+        return {name: total / count if count else 0.0 for name, (total, count) in zip(names, pairs.tolist())}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each term's loss, the metrics and tokens per second since the last log."""
-        if "loss" in logs and self._logged_terms:
-            steps = max(self.state.global_step - self._logged_step, 1)
-            names, metrics = sorted(self._logged_terms), sorted(self._logged_metrics)
-            values = [self._logged_terms[n] for n in names]
-            values += [x for n in metrics for x in self._logged_metrics[n]]
-            reduced = self._all_sum(torch.stack(values).to(self._wide)).tolist()
-            if len(names) > 1:
-                logs |= {f"{n}_loss": v / steps for n, v in zip(names, reduced, strict=False)}
-            pairs = reduced[len(names) :]
-            logs |= {n: pairs[2 * i] / max(pairs[2 * i + 1], 1) for i, n in enumerate(metrics)}
-            tokens = self._all_sum(self.throughput.tokens.clone().reshape(1)).item()
-            logs |= self.throughput.report(tokens, self.args.world_size)
-            self._reset_logged()
+        """Adds each term's loss (if there are several), the metrics and tokens per second since the last log."""
+        if "loss" in logs:
+            means = self._means(self._logged)
+            if len(self.objective.terms) == 1:
+                means.pop(f"{next(iter(self.objective.terms))}_loss", None)
+            tokens = self.throughput.tokens.clone()
+            self._reduce(tokens)
+            logs |= means | self.throughput.report(tokens.item(), self.args.world_size)
+            self._logged = {}
         super().log(logs, start_time)
 
     # evaluation
@@ -195,126 +211,71 @@ class PretrainingTrainer(Trainer):
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
         started = time.perf_counter()
-        world, rank, size = self.args.world_size, self.args.process_index, self.args.per_device_eval_batch_size
-        mine = list(range(rank, len(dataset), world))
-        most = math.ceil(math.ceil(len(dataset) / world) / size)
-        batches = [mine[i * size : (i + 1) * size] for i in range(most)]
-        real = [bool(batch) for batch in batches]  # sharded models need every rank in every forward pass
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[batch or [0] for batch in batches],
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
-        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        training = model.training
-        model.eval()
-        totals: dict[str, torch.Tensor] = {}
-        for is_real, batch in zip(real, loader, strict=True):
-            batch = self._prepare_inputs(batch)
-            with torch.no_grad(), self.accelerator.autocast():
-                output = model(**batch)
-            counts = self.objective.counts(batch)
-            for name, term in self.objective.terms.items():
-                count = counts[name] if term.additive else torch.ones_like(output.sums[name])
-                self._accumulate(totals, f"{name}_loss", output.sums[name], count, is_real, self._wide)
-            for name, (total, count) in output.metrics.items():
-                self._accumulate(totals, name, total, count, is_real, self._wide)
-        model.train(training)
-        names = sorted(totals)
-        reduced = self._all_sum(torch.stack([totals[n] for n in names]))
-        means = {n: (t[0] / t[1].clamp(min=1)).item() for n, t in zip(names, reduced, strict=True)}
-        metrics = self._named(means, metric_key_prefix)
+        with self.throughput.paused():
+            means = self._means(self._evaluation_sums(dataset))
+        terms = self.objective.terms
+        losses = {name: means.get(f"{name}_loss", 0.0) for name in terms}
+        loss = float(sum(term.weight_at(self.progress) * losses[name] for name, term in terms.items()))
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if len(terms) == 1:
+            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700.0))
+            means = {n: v for n, v in means.items() if n not in {f"{t}_loss" for t in terms}}
+        metrics |= {f"{metric_key_prefix}_{n}": v for n, v in means.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    @staticmethod
-    def _accumulate(totals, name, total, count, is_real: bool, wide: torch.dtype) -> None:
-        pair = torch.stack([total.detach().to(wide), count.to(total.device, wide)]) * is_real
-        totals[name] = totals[name] + pair if name in totals else pair
-
-    def _named(self, means: dict[str, float], prefix: str) -> dict[str, float]:
-        terms = self.objective.terms
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        loss = sum(term.weight_at(progress) * means[f"{name}_loss"] for name, term in terms.items())
-        metrics = {f"{prefix}_loss": float(loss)}
-        if len(terms) == 1:
-            metrics[f"{prefix}_perplexity"] = math.exp(min(loss, 700.0))
-            means = {n: v for n, v in means.items() if n not in {f"{t}_loss" for t in terms}}
-        return metrics | {f"{prefix}_{n}": v for n, v in means.items()}
-
-    # checkpoints
-
-    def _get_output_dir(self, trial) -> str:
-        return self._staging or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Write a checkpoint aside and move it into place whole, so that a killed run never leaves half of one."""
-        run = Path(self._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        staging = run / "saving"
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self._barrier()
-        self._staging = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        best = self.state.best_model_checkpoint
-        if best and Path(best).parent == staging:
-            self.state.best_model_checkpoint = str(run / name)
-        self._barrier()  # the other ranks' random states are there
-        if self.args.should_save:
-            self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            if self.train_dataset is not None:
-                (staging / name / IDENTITY).write_text(json.dumps(self.train_dataset.identity, indent=1))
-            target = run / name
-            if target.exists():  # saved by an earlier run that was resumed from before this step
-                os.replace(target, staging / "old")
-            os.replace(staging / name, target)
-            shutil.rmtree(staging, ignore_errors=True)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-        self._barrier()
-
-    def _barrier(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """A plain checkpoint and the tokenizer; unlike the stock method it writes no pickled arguments."""
-        directory = output_dir or self.args.output_dir
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if self.args.should_save:
-            model.save_pretrained(directory, state_dict=state_dict)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(directory)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if self.train_dataset is not None:
-            check_identity(Path(resume_from_checkpoint) / IDENTITY, self.train_dataset.identity)
-        if self.is_fsdp_enabled and any(p.is_dir() for p in Path(resume_from_checkpoint).glob("pytorch_model_fsdp*")):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_checkpoint(resume_from_checkpoint)
-
-
-def check_identity(file: Path, identity: dict[str, Any]) -> None:
-    """Raise `ValueError`, naming the differences, unless the checkpoint's run draws the same data as this one."""
-    if not file.is_file():
-        raise ValueError(f"{file.parent} is not a checkpoint of this package (it has no {file.name}); resume another")
-    saved = json.loads(file.read_text())
-    changed = [f"{k}: {saved.get(k)} there, {v} here" for k, v in identity.items() if saved.get(k) != v]
-    if changed:
-        raise ValueError(
-            f"cannot resume {file.parent}: it draws other data ({'; '.join(changed)}). "
-            "Use the settings of the run, or start a new one in another output_dir"
+    def _evaluation_sums(self, dataset: EvaluationDataset) -> dict[str, Tensor]:
+        """(sum, count) of terms and metrics over the batches that fall to this process."""
+        world, rank = self.args.world_size, self.args.process_index
+        groups = dataset.batches(self.args.per_device_eval_batch_size)
+        mine = [(True, batch) for group in groups[rank::world] for batch in group]
+        most = sum(len(group) for group in groups[::world])  # sharded models need every rank in every forward pass
+        mine += [(False, groups[0][0])] * (most - len(mine))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[batch for _, batch in mine],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            generator=torch.Generator(),  # leaves the global one, which dropout draws from, alone
         )
+        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        training, carry = model.training, None
+        model.eval()
+        kept, self._logged = self._logged, {}
+        for (is_real, _), batch in zip(mine, loader, strict=True):
+            batch = self._prepare_inputs(batch)
+            with torch.no_grad(), self.accelerator.autocast():
+                output = model(**batch) if carry is None else model(carry=carry, **batch)
+            carry = output.carry
+            if not is_real:
+                continue
+            counts = self.objective.counts(batch)
+            for name, total in output.sums.items():
+                additive = self.objective.terms[name].additive
+                self._add_logged(f"{name}_loss", total, counts[name] if additive else torch.ones_like(total))
+            for name, (total, count) in (output.metrics or {}).items():
+                self._add_logged(name, total, count)
+        model.train(training)
+        sums, self._logged = self._logged, kept
+        return sums
+
+
+def _settle(args: TrainingArguments) -> None:
+    """Set what the draws and losses of a run need. Raises `ValueError` for what cannot be."""
+    if args.auto_find_batch_size:
+        raise ValueError("auto_find_batch_size would change the run's draws; set per_device_train_batch_size instead")
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor acts on the stock loss, not on the objective's; leave it out")
+    args.remove_unused_columns = False
+    args.train_sampling_strategy = "sequential"  # the dataset's own order is shuffled
+    args.dataloader_in_order = True
+    args.ignore_data_skip = False
+    args.accelerator_config.split_batches = False
+    args.accelerator_config.dispatch_batches = False
+    args.logging_nan_inf_filter = False  # it would hide what `check_losses` stops at
+    args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split flat columns; launch processes instead
+    if args.dataloader_num_workers and args.dataloader_multiprocessing_context is None and sys.platform == "linux":
+        args.dataloader_multiprocessing_context = "fork"  # shares memory-mapped documents; others would copy them
