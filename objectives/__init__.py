@@ -2,17 +2,24 @@
 
 from . import (  # noqa: F401 - registers
     causal,
+    denoising,
     enhanced_mask,
+    fill_in_middle,
+    gap_sentences,
+    mass,
     mlm,
     mpnet,
     permutation,
     recurrent,
     replaced_tokens,
     sentence_pairs,
+    span_corruption,
     spans,
+    ul2,
 )
 from .base import Column, Columns, Draws, Objective, Plan, Term
 from .collator import ObjectiveCollator
+from .denoising import DataCollatorForBartDenoisingLM, DataCollatorForDenoising
 from .documents import DOCUMENT_END, Documents
 from .drop_in import (
     DataCollatorForCausalLM,
@@ -23,20 +30,30 @@ from .drop_in import (
     DataCollatorForSpanMask,
     DataCollatorForWholeWordMask,
 )
+from .fill_in_middle import DataCollatorForFillInMiddle
+from .gap_sentences import DataCollatorForGapSentences
+from .mass import DataCollatorForMASS
 from .ragged import Ragged
 from .registry import get_objective, list_objectives, register
+from .span_corruption import DataCollatorForT5MLM
 from .vocabulary import Vocabulary
 
 __all__ = [
     "DOCUMENT_END",
     "Column",
     "Columns",
+    "DataCollatorForBartDenoisingLM",
     "DataCollatorForCausalLM",
+    "DataCollatorForDenoising",
+    "DataCollatorForFillInMiddle",
+    "DataCollatorForGapSentences",
+    "DataCollatorForMASS",
     "DataCollatorForMaskedLM",
     "DataCollatorForNSP",
     "DataCollatorForNgramMask",
     "DataCollatorForSOP",
     "DataCollatorForSpanMask",
+    "DataCollatorForT5MLM",
     "DataCollatorForWholeWordMask",
     "Documents",
     "Draws",

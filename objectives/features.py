@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .base import Columns
-from .pieces import word_starts_from_ids
+from .pieces import sentence_starts_from_ids, word_starts_from_ids
 from .ragged import Ragged
 from .vocabulary import Vocabulary
 from .words import word_starts_from_word_ids
@@ -19,7 +19,8 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
 
     Lists, arrays and tensors are accepted. Columns with one value per token become `Ragged`; numbers become arrays with
     a value per row. `word_ids` (as the encoding of a fast tokenizer gives it, `None` for special tokens) becomes
-    `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell (see `pieces`).
+    `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell (see `pieces`), and so for
+    `sentence_starts`.
 
     Raises `ValueError` for no features, missing `input_ids`, rows that are not one-dimensional, columns that only some
     features have, and columns that are neither numbers nor as long as `input_ids`.
@@ -56,6 +57,8 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
                 raise ValueError(f"column {name!r} must have one value per token of input_ids; drop it or fix it")
     if "word_starts" in wanted and "word_starts" not in columns:
         columns["word_starts"] = ids.with_values(word_starts_from_ids(ids, vocabulary.piece_flags))
+    if "sentence_starts" in wanted and "sentence_starts" not in columns:
+        columns["sentence_starts"] = ids.with_values(sentence_starts_from_ids(ids, vocabulary.piece_flags))
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Where words begin, told from the pieces alone: for features that carry neither `word_ids` nor `word_starts`.
+"""Where words and sentences begin, told from the pieces alone: for features that carry no columns that say so.
 
 The rule that whole-word masking was released with (BERT's `##`), extended to `▁` (SentencePiece) and `Ġ` (byte-level
 BPE), where a change between letters and anything else also begins a word. `words` reads the text and is exact; this
@@ -12,8 +12,11 @@ import regex
 
 from .ragged import Ragged
 
-STARTS, OPENS, CLOSES, BLANK = 1, 2, 4, 8
-"""Flags of a piece: begins a word by itself; its first, its last character is no letter or digit; is a mark alone."""
+STARTS, OPENS, CLOSES, BLANK, STOP = 1, 2, 4, 8, 16
+"""Flags of a piece: begins a word by itself; its first, its last character is no letter or digit; is a mark alone;
+ends a sentence."""
+
+_STOP = regex.compile(r"(##|[▁Ġ])?[.!?。！？]+")
 
 
 def piece_flags(tokenizer, size: int) -> np.ndarray:
@@ -26,6 +29,8 @@ def piece_flags(tokenizer, size: int) -> np.ndarray:
         mark = "▁" if sum(p.startswith("▁") for p in vocabulary.values()) > 1 else "Ġ"
     for i, piece in vocabulary.items():
         flags[i] = _wordpiece(piece) if mark is None else _marked(piece, mark)
+        if _STOP.fullmatch(piece):
+            flags[i] |= STOP
     return flags
 
 
@@ -53,5 +58,17 @@ def word_starts_from_ids(ids: Ragged, flags: np.ndarray) -> np.ndarray:
     before = kinds[:-1]
     starts[1:] |= (before & CLOSES) > 0
     starts[1:] &= (before & BLANK) == 0
+    starts[ids.offsets[:-1][ids.lengths > 0]] = True
+    return starts
+
+
+def sentence_starts_from_ids(ids: Ragged, flags: np.ndarray) -> np.ndarray:
+    """bool `[T]`: which tokens begin a sentence: the first of a row, and any after a full stop or the like.
+
+    The rule of fairseq's denoising, which knows the full stop alone. Abbreviations end sentences, too.
+    """
+    stops = (flags[ids.values] & STOP) > 0
+    starts = np.zeros(len(stops), bool)
+    starts[1:] = stops[:-1] & ~stops[1:]
     starts[ids.offsets[:-1][ids.lengths > 0]] = True
     return starts

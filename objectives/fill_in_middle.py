@@ -1,0 +1,147 @@
+"""Fill in the middle.
+
+    the cat sat on the mat  →  <prefix> the cat <suffix> the mat <middle> sat on </s>      predict each next token
+
+Bavarian et al. 2022, "Efficient training of language models to fill in the middle", arXiv 2207.14255, sections 2 and 3.
+
+    >>> from pretrain_zoo.objectives import get_objective
+    >>> get_objective("fim", fim_rate=0.9)       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from . import keyed
+from .base import Columns, Draws
+from .causal import CausalLM
+from .collator import ObjectiveCollator
+from .documents import DOCUMENT_END
+from .ragged import Ragged, join, slices
+from .registry import register
+from .segments import pack
+from .seq2seq import without_padding
+from .vocabulary import Vocabulary
+
+RATE, ORDER, CUT = range(360, 363)
+"""Streams of randomness."""
+
+
+@register("fim")
+@dataclass(frozen=True)
+class FillInMiddle(CausalLM):
+    """Causal LM on texts cut in three, the middle moved to the end behind what surrounds it.
+
+    Prefix, suffix, middle:   <prefix> P <suffix> S <middle> M </s>
+    Suffix, prefix, middle:   <prefix> <suffix> S <middle> P M </s>      (the paper's second variant)
+
+    Both cuts are uniform over all places, the ends included, so that any part may be empty. Cuts fall between tokens:
+    the paper cuts between characters, so that models also learn to continue in the middle of a token, which takes the
+    text itself. Rows are cut after packing (the paper's "context level"), hold one document each, and are four tokens
+    shorter than the model's input, so that nothing is truncated. The middle ends with the end token; a row that is not
+    rearranged does where its document ends.
+
+    Args:
+        fim_rate: share of rows that are rearranged.
+        fim_spm_rate: share of these in the second order.
+        fim_prefix, fim_suffix, fim_middle: texts of the three special tokens.
+        packing: "documents" or "doc_sentences", see `segments`.
+    """
+
+    summary: ClassVar[str] = "predict the middle of a text after both ends (FIM)"
+
+    packing: Literal["doc_sentences", "documents"] = "documents"
+    fim_rate: float = 0.5
+    fim_spm_rate: float = 0.5
+    fim_prefix: str = "<fim_prefix>"
+    fim_suffix: str = "<fim_suffix>"
+    fim_middle: str = "<fim_middle>"
+
+    def __post_init__(self):
+        for name in ("fim_rate", "fim_spm_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 … 1, not {getattr(self, name)}")
+        if self.packing not in ("doc_sentences", "documents"):
+            raise ValueError(f"packing must be 'documents' or 'doc_sentences', not {self.packing!r}")
+        if self.document_attention:
+            raise ValueError("fim has one document per row; leave document_attention out")
+
+    def check(self, vocabulary: Vocabulary, config: Any | None = None) -> None:
+        """Refuse also tokenizers without the three special tokens."""
+        super().check(vocabulary, config)
+        _ = vocabulary.separator
+        names = (self.fim_prefix, self.fim_suffix, self.fim_middle)
+        missing = [name for name in names if name not in vocabulary.special]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)} among its special tokens; add them with "
+                f"tokenizer.add_tokens({missing}, special_tokens=True) and resize the model's embeddings"
+            )
+
+    def plan(self, documents, vocabulary, *, length, seed, epoch, global_batch):
+        """Pieces of documents, four tokens below `length`, with their closing slot where a document ends."""
+        plan = pack(documents, vocabulary, length=length - 4, packing=self.packing, special=False)
+        closing = documents.tokens[plan.starts + plan.lengths] == DOCUMENT_END
+        return replace(plan, lengths=plan.lengths + closing)
+
+    def from_features(self, features: list[Mapping], vocabulary: Vocabulary) -> Columns:
+        """Rows of the features without their padding."""
+        return without_padding(super().from_features(features, vocabulary), vocabulary)
+
+    def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
+        """Rearranged rows, each position but the last predicting the next."""
+        rest = {name: c for name, c in rows.items() if not isinstance(c, Ragged)}
+        names = (self.fim_prefix, self.fim_suffix, self.fim_middle)
+        special = (*(vocabulary.special[name] for name in names), vocabulary.separator)
+        ids = rearrange(rows["input_ids"], draws.key, self.fim_rate, self.fim_spm_rate, special)
+        return super().corrupt({**rest, "input_ids": ids}, draws, vocabulary)
+
+
+def rearrange(ids: Ragged, key: np.ndarray, rate: float, spm_rate: float, special: tuple[int, ...]) -> Ragged:
+    """Rows with the middle at the end, see `FillInMiddle`; an end token that closes a row stays there.
+
+    Args:
+        key: uint64 `[B]`, of the rows.
+        rate, spm_rate: share of rows rearranged, and of these in the second order.
+        special: ids of the prefix, suffix, middle and end tokens.
+    """
+    prefix_id, suffix_id, middle_id, end_id = special
+    closed = ids.lengths > 0
+    closed[closed] = ids.values[ids.offsets[1:][closed] - 1] == end_id
+    start, length = ids.offsets[:-1], ids.lengths - closed
+    zero = np.zeros(len(ids), np.int64)
+    moved = keyed.uniform_at(key, zero, RATE) < rate
+    late = moved & (keyed.uniform_at(key, zero, ORDER) < spm_rate)
+    cuts = np.stack([keyed.integers_at(key, zero + which, CUT, length + 1) for which in (0, 1)])
+    left, right = np.where(moved, np.sort(cuts, 0), length)
+
+    def part(begin, end, where) -> Ragged:
+        size = np.where(where, end - begin, 0)
+        return Ragged(ids.values[slices(start + begin, size)], size)
+
+    def token(value, where) -> Ragged:
+        return Ragged(np.full(int(where.sum()), value, ids.values.dtype), where.astype(np.int64))
+
+    return join(
+        [
+            token(prefix_id, moved),
+            part(zero, left, ~late),
+            token(suffix_id, moved),
+            part(right, length, moved),
+            token(middle_id, moved),
+            part(zero, left, late),
+            part(left, right, moved),
+            token(end_id, moved | closed),
+        ]
+    )
+
+
+class DataCollatorForFillInMiddle(ObjectiveCollator):
+    """Fill in the middle for a stock causal LM: `DataCollatorForFillInMiddle(tokenizer, fim_rate=0.5)`."""
+
+    def __init__(self, tokenizer: Any, **settings: Any):
+        super().__init__("fim", tokenizer, **settings)
