@@ -143,6 +143,7 @@ class Joint(Objective):
             labels["label_positions"].append(positions)
             labels["label_ids"].append(columns.pop("label_ids"))
             labels["label_parts"].append(positions.with_values(np.full(len(positions.values), number)))
+        columns.pop("special_tokens_mask", None)
         return {**columns, **{name: join(found) for name, found in labels.items()}}
 
     def counts(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

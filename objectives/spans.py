@@ -107,9 +107,12 @@ class SpanMaskedLM(WholeWordMaskedLM):
         ok = allowed(rows, vocabulary, slice(None))
         starts = word_starts(rows, vocabulary) | ~ok
         starts[1:] |= ~ok[:-1]
-        first, _ = noise.units_from_starts(starts, ids)
-        words = Ragged(np.append(first, len(ok)), noise.row_counts(first, ids.offsets))
-        breaks = np.union1d(np.flatnonzero(~ok), ids.offsets[1:])  # no span goes on beyond
+        starts[ids.offsets[:-1][ids.lengths > 0]] = True
+        words = np.append(np.flatnonzero(starts), len(ok))
+        word_of = np.cumsum(starts) - 1
+        breaks = ~ok  # no span goes on beyond
+        breaks[ids.offsets[:-1][ids.lengths > 0]] = True
+        breaks = np.append(np.flatnonzero(breaks), len(ok))
         candidates = np.flatnonzero(ok)
         per_row = noise.row_counts(candidates, ids.offsets)
         begin = np.cumsum(per_row) - per_row
@@ -122,10 +125,9 @@ class SpanMaskedLM(WholeWordMaskedLM):
             ).reshape(-1, _AT_ONCE)
             place = ((draw >> np.uint64(32)) * per_row[active, None].astype(np.uint64)) >> np.uint64(32)
             anchor = candidates[begin[active, None] + place.astype(np.int64)]
-            word = np.searchsorted(first, anchor, "right") - 1
+            word = word_of[anchor]
             size = self.span_lengths((draw & np.uint64(0xFFFFFFFF)) * 2.0**-32)
-            start = words.values[word]
-            stop = words.values[np.minimum(word + size, len(first))]
+            start, stop = words[word], words[np.minimum(word + size, len(words) - 1)]
             stop = np.minimum(stop, breaks[np.searchsorted(breaks, start, "right")])
             _take_spans(taken, left, active, anchor, start, stop)
             active, visit = active[left[active] > 0], visit + _AT_ONCE
