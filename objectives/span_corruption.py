@@ -72,6 +72,11 @@ class SpanCorruption(Seq2SeqObjective):
         first_of(vocabulary, ("eos", "sep"))
         self.require_sentinels(vocabulary, 1)
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """T5's hundred sentinels."""
+        return tuple(self.sentinel.format(i) for i in range(100))
+
     def sentinels(self, vocabulary: Vocabulary) -> np.ndarray:
         """Ids of the sentinels, in order, as many as the tokenizer has."""
         ids: list[int] = []
@@ -144,9 +149,8 @@ def raw_length(length: int, noise_density: float, mean_noise_span_length: float)
     """
 
     def lengths(tokens: int) -> tuple[int, int]:
-        count = round(tokens * noise_density)
-        spans = round(count / mean_noise_span_length)
-        return tokens - count + spans + 1, count + spans + 1
+        count, spans = noise_counts(np.array([tokens]), noise_density, mean_noise_span_length)
+        return tokens - int(count[0]) + int(spans[0]) + 1, int(count[0] + spans[0]) + 1
 
     if length < 3:
         raise ValueError(f"length {length} leaves no room for text, sentinel and end token; use a larger length")
