@@ -1,0 +1,122 @@
+"""What `test_distributed.py` starts on two processes: training runs whose results it compares with one process's.
+
+accelerate launch --config_file accelerate_config.yaml --num_processes 2 tests/distributed_worker.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from training_runs import OBJECTIVES, ROWS, Gradients, make_trainer
+from transformers import TrainerCallback
+
+from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
+
+EVAL_ROWS = 27
+
+
+def updates(folder: Path) -> None:
+    """Gradients of each step and the logs, of every objective in float64 and float32."""
+    for name in OBJECTIVES:
+        for dtype in (torch.float64, torch.float32):
+            gradients = Gradients()
+            trainer = make_trainer(name, folder / "run", micro=ROWS // 2, dtype=dtype, callbacks=(gradients,))
+            assert trainer.args.world_size == dist.get_world_size() == 2
+            trainer.train()
+            if dist.get_rank() == 0:
+                tensors = {f"{i} {key}": grad for i, step in enumerate(gradients.steps) for key, grad in step.items()}
+                save_file(tensors, folder / f"{name}-{dtype}.safetensors")
+                (folder / f"{name}-{dtype}.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def evaluation(folder: Path) -> None:
+    """Uneven evaluation, alone and during training, with the best checkpoint loaded at the end."""
+    for name in ("mlm", "recurrent_clm"):
+        metrics = make_trainer(name, folder / "run", micro=ROWS // 2, eval_rows=EVAL_ROWS).evaluate()
+        (folder / f"evaluation-{name}-{dist.get_rank()}.json").write_text(json.dumps(metrics))
+    trainer = make_trainer(
+        "mlm",
+        folder / "best",
+        micro=ROWS // 2,
+        eval_rows=EVAL_ROWS,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    if dist.get_rank() == 0:
+        (folder / "best.json").write_text(json.dumps({"history": trainer.state.log_history, "final": metrics}))
+
+
+def resume(folder: Path) -> None:
+    """A run in one go and one that is resumed in its midst, with dropout and memory; and on another division."""
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "optim": "adamw_torch",
+        "dropout": True,
+        "dtype": torch.float32,
+    }
+    for name in ("mlm", "recurrent_clm"):
+        whole = make_trainer(name, folder / f"whole-{name}", micro=ROWS // 2, **saving)
+        whole.train()
+        again = make_trainer(name, folder / f"again-{name}", micro=ROWS // 2, **saving)
+        again.train(resume_from_checkpoint=str(folder / f"whole-{name}" / "checkpoint-2"))
+        same = [torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters())]
+        (folder / f"resume-{name}-{dist.get_rank()}.json").write_text(json.dumps(all(same)))
+
+
+class _BadOnRankOne(TrainerCallback):
+    """Makes the loss of rank 1 infinite or NaN in the third step, by its embedding's weights."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 2 and dist.get_rank() == 1:
+            with torch.no_grad():
+                model.get_input_embeddings().weight.fill_(self.value)
+
+
+def bad_loss(folder: Path) -> None:
+    """A loss that is NaN on one process only."""
+    for value in ("nan", "inf"):
+        trainer: PretrainingTrainer = make_trainer(
+            "mlm",
+            folder / value,
+            micro=ROWS // 2,
+            save_strategy="steps",
+            save_steps=1,
+            callbacks=(_BadOnRankOne(float(value)),),
+        )
+        before: dict[str, torch.Tensor] = {}
+
+        def keep(optimizer, args, kwargs, trainer=trainer, before=before):
+            before.update(step=torch.tensor(trainer.state.global_step))
+
+        trainer.create_optimizer()
+        trainer.optimizer.register_step_pre_hook(keep)
+        message = ""
+        try:
+            trainer.train()
+        except BadLossError as error:
+            message = str(error)
+        record = {"message": message, "step": int(before["step"])}
+        (folder / f"{value}-{dist.get_rank()}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = Path(sys.argv[1])
+    for part in (updates, evaluation, resume, bad_loss):
+        part(results)
+    dist.destroy_process_group()

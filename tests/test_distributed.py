@@ -1,0 +1,103 @@
+"""Two processes, joined by gloo on the CPU, give what one process gives. One launch serves all tests here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_worker import EVAL_ROWS
+from safetensors.torch import load_file
+from training_runs import OBJECTIVES, Gradients, make_trainer, relative_error
+from transformers.trainer_utils import get_last_checkpoint
+
+pytestmark = pytest.mark.distributed
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory) -> Path:
+    """Folder with what the worker wrote."""
+    folder = tmp_path_factory.mktemp("distributed")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ROOT / "accelerate_config.yaml"),
+    ]
+    command += ["--num_processes", "2", "--main_process_port", "0", str(ROOT / "tests" / "distributed_worker.py")]
+    done = subprocess.run([*command, str(folder)], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_update_does_not_depend_on_the_division_of_the_batch(two_processes, tmp_path, name):
+    tolerances = {torch.float64: 1e-10, torch.float32: 1e-5}
+    for dtype, tolerance in tolerances.items():
+        found = {"2 × 16": load_file(two_processes / f"{name}-{dtype}.safetensors")}
+        logs = {"2 × 16": json.loads((two_processes / f"{name}-{dtype}.json").read_text())}
+        for micro, accumulate in ((32, 1), (8, 4)):
+            gradients = Gradients()
+            trainer = make_trainer(
+                name, tmp_path, micro=micro, accumulate=accumulate, dtype=dtype, callbacks=(gradients,)
+            )
+            trainer.train()
+            key = f"{accumulate} × {micro}"
+            found[key] = {f"{i} {n}": g for i, step in enumerate(gradients.steps) for n, g in step.items()}
+            logs[key] = trainer.state.log_history
+        expected, steps = found.pop("1 × 32"), logs.pop("1 × 32")
+        assert len({key.split()[0] for key in expected}) == 3
+        for division in found:
+            assert relative_error(found[division], expected) <= tolerance, (division, dtype)
+            for here, there in zip(logs[division][:3], steps[:3], strict=True):  # losses and metrics are logged alike
+                values = {k: v for k, v in there.items() if k != "tokens_per_second"}
+                assert {k: here[k] for k in values} == pytest.approx(
+                    values, rel=1e-4 if dtype == torch.float32 else 1e-6
+                )
+
+
+@pytest.mark.parametrize("name", ["mlm", "recurrent_clm"])
+def test_evaluation_is_that_of_one_process(two_processes, tmp_path, name):
+    expected = make_trainer(name, tmp_path, eval_rows=EVAL_ROWS).evaluate()
+    expected.pop("eval_runtime")
+    for rank in range(2):
+        metrics = json.loads((two_processes / f"evaluation-{name}-{rank}.json").read_text())
+        assert {k: metrics[k] for k in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_best_checkpoint_is_loaded_at_the_end(two_processes):
+    record = json.loads((two_processes / "best.json").read_text())
+    losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
+    assert len(losses) >= 3
+    assert record["final"]["eval_loss"] == pytest.approx(min(losses), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mlm", "recurrent_clm"])
+def test_resumed_run_ends_with_the_same_weights(two_processes, name):
+    for rank in range(2):
+        assert json.loads((two_processes / f"resume-{name}-{rank}.json").read_text()) is True
+    written = {path.name for path in (two_processes / f"whole-{name}" / "checkpoint-2").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= written
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_bad_loss_of_one_process_stops_all_before_the_step(two_processes, value):
+    for rank in range(2):
+        record = json.loads((two_processes / f"{value}-{rank}.json").read_text())
+        assert "NaN or infinite at step 3" in record["message"]
+        assert record["step"] == 1  # the last optimizer step that began
+    last = get_last_checkpoint(str(two_processes / value))
+    assert last is not None and last.endswith("checkpoint-2")
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(Path(last) / "model.safetensors").values())

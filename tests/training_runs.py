@@ -1,0 +1,117 @@
+"""Small training runs, of a fraction of a second each, for the tests of the trainer and the programs they start."""
+
+from __future__ import annotations
+
+import gc
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import make_texts
+from transformers import TrainerCallback, TrainingArguments
+
+from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.objectives import Vocabulary, get_objective
+from pretrain_zoo.training.dataset import EvaluationDataset, PretrainingDataset
+from pretrain_zoo.training.encode import encode
+from pretrain_zoo.training.tokenizer import train_tokenizer
+from pretrain_zoo.training.trainer import PretrainingTrainer
+
+gc.freeze()  # every `train` collects garbage: half a second over what the libraries hold
+
+LENGTH, ROWS = 16, 32
+"""Tokens of a row, rows of an optimizer step."""
+
+OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlm": ("bert-tiny", {"packing": "documents"}),  # rows of unlike length: the counts of micro-batches differ
+    "clm": ("gpt2-tiny", {"packing": "documents"}),
+    "rtd": ("electra-tiny", {"packing": "documents"}),  # two terms with counts of their own
+    "recurrent_clm": ("xlnet-tiny", {"mem_len": 8}),  # memory that must follow its streams
+}
+"""Objectives that have to give the same update on any division of the batch: backbone and settings."""
+
+
+@lru_cache
+def text():
+    """(tokenizer, vocabulary, documents), always the same."""
+    texts = make_texts()
+    tokenizer = train_tokenizer(texts, "wordpiece", vocab_size=200)
+    return tokenizer, Vocabulary.from_tokenizer(tokenizer), encode(tokenizer.backend_tokenizer, texts)
+
+
+def build(name: str, *, dtype: torch.dtype = torch.float64, dropout: bool = False):
+    """The objective and a model for it; the same weights at every call."""
+    tokenizer, vocabulary, _ = text()
+    model, settings = OBJECTIVES[name]
+    objective = get_objective(name, **settings)
+    parts = backbone(model, tokenizer, max_length=LENGTH, dtype=dtype)
+    for key, value in parts.config.to_dict().items():
+        if "drop" in key and isinstance(value, float) and not dropout:
+            setattr(parts.config, key, 0.0)
+    torch.manual_seed(3)
+    return objective, objective.build(parts, vocabulary).to(dtype)  # XLNet makes some weights in float32 always
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every optimizer step."""
+
+    def __init__(self):
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+
+def make_trainer(
+    name: str,
+    folder: Path,
+    *,
+    micro: int = ROWS,
+    accumulate: int = 1,
+    steps: int = 3,
+    rows: int = ROWS,
+    dtype: torch.dtype = torch.float64,
+    dropout: bool = False,
+    eval_rows: int | None = None,
+    model: Any = None,
+    callbacks: tuple = (),
+    **arguments: Any,
+) -> PretrainingTrainer:
+    """A trainer on the fixed text, by SGD at a constant rate unless `arguments` say otherwise."""
+    tokenizer, vocabulary, documents = text()
+    objective, built = build(name, dtype=dtype, dropout=dropout) if model is None else (model.objective, model)
+    defaults: dict[str, Any] = {
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "per_device_eval_batch_size": 4,
+        "dataloader_pin_memory": False,
+    }
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulate,
+        max_steps=steps,
+        **{**defaults, **arguments},
+    )
+    dataset = PretrainingDataset(
+        objective, documents, vocabulary, length=LENGTH, global_batch=rows, max_steps=steps, seed=5
+    )
+    held_out = None
+    if eval_rows is not None:
+        held_out = EvaluationDataset(objective, documents, vocabulary, length=LENGTH, seed=1, max_rows=eval_rows)
+    return PretrainingTrainer(built, args, dataset, held_out, processing_class=tokenizer, callbacks=list(callbacks))
+
+
+def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """‖found − expected‖ / ‖expected‖ over all tensors together."""
+    assert found.keys() == expected.keys()
+    difference = sum(float(((found[n] - expected[n]).double() ** 2).sum()) for n in expected)
+    return (difference / sum(float((t.double() ** 2).sum()) for t in expected.values())) ** 0.5
