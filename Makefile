@@ -16,7 +16,7 @@ help: ## list the targets
 install: $(STAMP) ## make .venv with the tested versions; done again when they or setup.cfg change
 
 pretrain: $(STAMP) ## pretrain a tiny BERT on the embedded corpus; ARGS="..." are passed on
-	$(BIN)/python -m pretrain_zoo.scripts.pretrain --output_dir runs/bert-tiny $(ARGS)
+	$(BIN)/python -m pretrain_zoo.scripts.pretrain $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false

@@ -117,8 +117,10 @@ class Draws:
 class Plan(Protocol):
     """The examples of one epoch."""
 
-    order: Literal["shuffled", "streams"]
-    """"shuffled": any order. "streams": `global_batch` contiguous streams end to end, each read in sequence."""
+    @property
+    def order(self) -> Literal["shuffled", "streams"]:
+        """"shuffled": any order. "streams": `global_batch` contiguous streams end to end, each read in sequence."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -177,6 +179,11 @@ class Objective:
     def terms(self) -> dict[str, Term]:
         """Loss terms by name."""
         return {self.name: Term()}
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts of special tokens that the tokenizer must have beside `needs`; one trained for a run gets them."""
+        return ()
 
     @property
     def columns(self) -> dict[str, Column]:

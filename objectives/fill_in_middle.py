@@ -70,6 +70,11 @@ class FillInMiddle(CausalLM):
         if self.document_attention:
             raise ValueError("fim has one document per row; leave document_attention out")
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Those around prefix, suffix and middle."""
+        return (self.fim_prefix, self.fim_suffix, self.fim_middle)
+
     def check(self, vocabulary: Vocabulary, config: Any | None = None) -> None:
         """Refuse also tokenizers without the three special tokens."""
         super().check(vocabulary, config)

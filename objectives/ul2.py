@@ -68,6 +68,11 @@ class UL2(SpanCorruption):
         if (self.noise_density, self.mean_noise_span_length) != (0.15, 3.0):
             raise ValueError("ul2 has its own seven densities and span lengths; use span_corruption to set them")
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Sentinels and mode tokens."""
+        return (*super().special_tokens, *self.mode_tokens)
+
     def check(self, vocabulary: Vocabulary, config: Any | None = None) -> None:
         """Refuse also tokenizers without the mode tokens."""
         super().check(vocabulary, config)

@@ -54,7 +54,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         return finished
 
     with args.main_process_first(local=False):
-        tokenizer = get_tokenizer(run.model, run.corpus.open(), cache_dir)
+        tokenizer = get_tokenizer(run.model, run.corpus.open(), cache_dir, objective.special_tokens)
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         objective.check(vocabulary)
         parts = backbone(

@@ -36,7 +36,7 @@ TEXTS = [
 ROWS, SHORTEST = 4, 16
 """Examples shown at most, and the length below which none is tried."""
 SPECIAL, REPLACED, KEPT = "bold yellow", "bold red", "bold green"
-_CITATION = re.compile(r"[A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+) \d{4}(?:, arXiv \d{4}\.\d{4,5})?")
+_CITATION = re.compile(r"([A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+) \d{4})(?:[^;()]{0,150}?, (arXiv \d{4}\.\d{4,5}))?")
 
 
 def objectives_table() -> Table:
@@ -53,7 +53,7 @@ def paper(cls: type[Objective]) -> str:
     for text in (cls.__doc__ or "", (module and module.__doc__) or ""):
         found = _CITATION.search(" ".join(text.split()))
         if found:
-            return found.group()
+            return ", ".join(filter(None, found.groups()))
     return ""
 
 
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         objective = objective_from_arguments(given.objective, settings, [action.dest for action in parser._actions])
         corpus = CorpusArguments()
         model = ModelArguments(default_model(given.objective), given.tokenizer_name)
-        tokenizer = get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir))
+        tokenizer = get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective.special_tokens)
         lines = show(objective, tokenizer, texts or TEXTS, given.max_seq_length, given.seed)
     except (ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))

@@ -65,20 +65,29 @@ def failure(capsys, arguments):
 
 
 def test_settings_of_the_objective_and_of_everything_else():
-    run = parse_arguments(
-        "--mlm_probability 0.3 --selection=exact --max_predictions_per_seq 7 --learning_rate 1e-4 --use_cpu "
-        "--corpus x.txt --config_overrides hidden_size=64,hidden_act=relu".split()
-    )
+    text = "--mlm_probability 0.3 --selection=exact --max_predictions_per_seq 7 --learning_rate 1e-4 --use_cpu"
+    text += " --corpus x.txt --config_overrides hidden_size=64,hidden_act=relu"
+    run = parse_arguments(text.split())
     assert run.objective == get_objective("mlm", mlm_probability=0.3, selection="exact", max_predictions_per_seq=7)
     assert run.training.learning_rate == 1e-4 and run.corpus.corpus == "x.txt"
     assert run.model.overrides == {"hidden_size": 64, "hidden_act": "relu"}
 
 
 def test_defaults_follow_the_objective():
-    assert parse_arguments(["--use_cpu"]).training.output_dir == "runs/bert-tiny-mlm"
+    assert parse_arguments(["--use_cpu"]).training.output_dir == "runs/modernbert-tiny-mlm"
     run = parse_arguments(["--objective", "clm", "--num_train_epochs", "2", "--use_cpu"])
     assert run.model.model_name_or_path == "gpt2-tiny" and run.training.output_dir == "runs/gpt2-tiny-clm"
+    assert parse_arguments(["--objective", "mlm+nsp", "--use_cpu"]).model.model_name_or_path == "bert-tiny"
     assert run.training.max_steps == -1 and run.training.num_train_epochs == 2
+
+
+@pytest.mark.parametrize(
+    "model, rate", [("bert-tiny", 3e-3), ("bert-base", 5e-4), ("FacebookAI/roberta-base", 5e-5)], ids=str
+)
+def test_learning_rate_follows_the_model(model, rate):
+    arguments = ["--model_name_or_path", model, "--use_cpu"]
+    assert parse_arguments(arguments).training.learning_rate == rate
+    assert parse_arguments([*arguments, "--learning_rate", "0.1"]).training.learning_rate == 0.1
 
 
 @pytest.mark.parametrize(
@@ -116,8 +125,8 @@ def test_recipes_are_valid(path):
     assert run.training.max_steps > 0 and run.model.overrides is not None
 
 
-def test_bert_tiny_recipe_is_what_runs_without_arguments():
-    bare, recipe = parse_arguments([]), parse_arguments(["--config", "bert-tiny"])
+def test_tiny_recipe_is_what_runs_without_arguments():
+    bare, recipe = parse_arguments([]), parse_arguments(["--config", "modernbert-tiny"])
     assert (bare.objective, bare.model, bare.corpus) == (recipe.objective, recipe.model, recipe.corpus)
     assert bare.training.to_dict() == recipe.training.to_dict()
 
@@ -223,6 +232,12 @@ def test_a_checkpoint_trains_on(command, tmp_path):
     assert main([*onward, "--model_name_or_path", str(tmp_path / "run"), "--objective", "whole_word_mlm"]) == 0
     before, after = (AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("run", "onward"))
     assert before == after  # the checkpoint's own tokenizer, not one trained anew
+
+
+def test_a_trained_tokenizer_gets_the_tokens_an_objective_needs(command, tmp_path):
+    assert main([*command, "--objective", "ul2", "--max_steps", "1", "--vocab_size", "400"]) == 0
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path / "run").get_vocab()
+    assert {"<extra_id_0>", "<extra_id_99>", "[R]", "[S]", "[X]"} <= set(vocabulary)
 
 
 # bad input, found before training

@@ -24,18 +24,22 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..models.presets import list_presets
 from ..objectives import Objective, get_objective
 from ..objectives.registry import objective_class
 from .corpora import CorpusArguments
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
 DEFAULT_MODELS = {
+    "masked_lm": "modernbert-tiny",
     "causal_lm": "gpt2-tiny",
     "seq2seq": "t5-tiny",
     "permutation_lm": "xlnet-tiny",
     "generator_discriminator": "electra-tiny",
 }
-"""Model by the objective's architecture; "bert-tiny" for all others."""
+"""Model by the architecture of a single objective; "bert-tiny" for all others."""
+TINY, LARGER, CHECKPOINT = 3e-3, 5e-4, 5e-5
+"""Learning rates where none is given: for tiny presets, other presets, and checkpoints, whose training goes on."""
 
 
 @dataclass
@@ -90,13 +94,18 @@ class ModelArguments:
 class PretrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for pretraining a small model; steps below 1 are shares of the run."""
 
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per device and micro-batch."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device and micro-batch."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per device when evaluating."})
-    max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
+    max_steps: int = field(default=2400, metadata={"help": "Optimizer steps of the run."})
     num_train_epochs: float = field(
         default=0.0, metadata={"help": "Train so many times over the corpus; --max_steps, if given too, goes before."}
     )
-    learning_rate: float = field(default=1e-3, metadata={"help": "The highest learning rate, after warmup."})
+    learning_rate: float = field(
+        default=TINY,
+        metadata={
+            "help": f"Highest learning rate, after warmup; {LARGER} for larger presets, {CHECKPOINT} for checkpoints."
+        },
+    )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1 a share of the run."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, on all but biases and LayerNorm."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
@@ -171,7 +180,7 @@ def parse_arguments(argv: list[str]) -> RunArguments:
 def _implied(name: str, argv: list[str]) -> list[str]:
     """Defaults that depend on other arguments."""
     peek = _Parser(add_help=False, allow_abbrev=False)
-    for option in ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs"):
+    for option in ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate"):
         peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")
     given = peek.parse_known_args(argv)[0]
     implied = []
@@ -181,6 +190,9 @@ def _implied(name: str, argv: list[str]) -> list[str]:
         implied += ["--model_name_or_path", model]
     if given.output_dir is None:
         implied += ["--output_dir", f"runs/{Path(model).name}-{re.sub(r'[^a-z0-9_+]+', '-', name).strip('-')}"]
+    if given.learning_rate is None:
+        rate = (TINY if model.endswith("-tiny") else LARGER) if model in list_presets() else CHECKPOINT
+        implied += ["--learning_rate", str(rate)]
     if given.num_train_epochs is not None and given.max_steps is None:
         implied += ["--max_steps", "-1"]
     return implied
@@ -188,7 +200,8 @@ def _implied(name: str, argv: list[str]) -> list[str]:
 
 def default_model(name: str) -> str:
     """The preset that is trained on the objective `name` if no model is named."""
-    return DEFAULT_MODELS.get(next(iter(_parts(name))).architecture, "bert-tiny")
+    parts = list(_parts(name))
+    return DEFAULT_MODELS.get(parts[0].architecture, "bert-tiny") if len(parts) == 1 else "bert-tiny"
 
 
 def recipe_arguments(config: str) -> list[str]:

@@ -24,7 +24,7 @@ from .documents import split_documents, tokenize_corpus
 from .embedded import text_hash
 from .tokenizer import train_tokenizer
 
-KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "modernbert"), "bpe")
+KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "t5", "switch"), "bpe")
 KINDS |= dict.fromkeys(("gpt2", "llama", "mixtral"), "gpt2")
 """Kind of tokenizer that is trained for a preset's family; "wordpiece" for all others."""
 
@@ -46,8 +46,14 @@ def check_model_name(name: str) -> None:
     raise ValueError(f"there is no preset or folder {name!r}; {hint} A model of the Hub is written owner/name")
 
 
-def get_tokenizer(model: ModelArguments, corpus: Iterable[str], cache_dir: str) -> PreTrainedTokenizerBase:
-    """The tokenizer named, else the checkpoint's, else one trained on the corpus (once, kept in `cache_dir`)."""
+def get_tokenizer(
+    model: ModelArguments, corpus: Iterable[str], cache_dir: str, special_tokens: Iterable[str] = ()
+) -> PreTrainedTokenizerBase:
+    """The tokenizer named, else the checkpoint's, else one trained on the corpus (once, kept in `cache_dir`).
+
+    Where the model is a preset, whose embeddings are made for the tokenizer, it gets those of `special_tokens` that it
+    lacks.
+    """
     name = str(model.model_name_or_path)
     source = model.tokenizer_name or (None if name in list_presets() else name)
     if source is None:
@@ -56,6 +62,10 @@ def get_tokenizer(model: ModelArguments, corpus: Iterable[str], cache_dir: str) 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # only the attention mask tells padding
+    if name in list_presets():
+        tokenizer.add_tokens(
+            [token for token in special_tokens if token not in tokenizer.get_vocab()], special_tokens=True
+        )
     return tokenizer
 
 
