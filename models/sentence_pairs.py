@@ -47,7 +47,7 @@ class PairModel(PretrainingModel):
 
 def stock_pair_class(config: Any) -> Any | None:
     """The class that transformers pretrains this family's pairs with (`BertForPreTraining`), or `None`."""
-    found = MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None)
+    found: Any = MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None)
     if found is None or not set(STOCK_LABELS) & set(inspect.signature(found.forward).parameters):
         return None
     return found

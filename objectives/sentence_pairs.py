@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from .base import Column, Columns, Draws, Objective, Term
+from .base import Column, Columns, Draws, Objective, Plan, Term
 from .documents import Documents
 from .losses import token_losses
 from .pair_plan import PairPlan, Sentences
@@ -85,7 +85,7 @@ class SentencePairs(Objective):
         epoch: int,
         global_batch: int,
         columns: tuple[str, ...] = (),
-    ) -> PairPlan:
+    ) -> Plan:
         """The pairs of one epoch; `columns` names what else than `input_ids` the rows shall have ("word_starts").
 
         Raises `ValueError` if length or documents leave no room for pairs, or a column is asked for that pairs lack.
