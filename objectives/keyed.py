@@ -60,18 +60,23 @@ def row_bits(key: np.ndarray, lengths: np.ndarray, stream: int) -> np.ndarray:
     return bits
 
 
-def bits_at(key: np.ndarray, positions: np.ndarray, stream: int) -> np.ndarray:
-    """uint64 `[N]`: the draw of `stream` at `positions[n]` of the row with `key[n]`, for sparse positions."""
-    return mix(combine(key, stream) + (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+def bits_at(key: np.ndarray, positions: np.ndarray, stream: int, counts: np.ndarray | None = None) -> np.ndarray:
+    """uint64 `[N]`: the draw of `stream` at `positions[n]` of the row with `key[n]`, for sparse positions.
+
+    Given `counts`, int64 `[B]`, `key` has an entry per row, and row `b` has the next `counts[b]` positions.
+    """
+    start = combine(key, stream)
+    start = start if counts is None else np.repeat(start, counts)
+    return mix(start + (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
-def uniform_at(key: np.ndarray, positions: np.ndarray, stream: int) -> np.ndarray:
+def uniform_at(key: np.ndarray, positions: np.ndarray, stream: int, counts: np.ndarray | None = None) -> np.ndarray:
     """float64 `[N]` in [0, 1): as `bits_at`."""
-    return (bits_at(key, positions, stream) >> np.uint64(11)) * 2.0**-53
+    return (bits_at(key, positions, stream, counts) >> np.uint64(11)) * 2.0**-53
 
 
 def integers_at(key: np.ndarray, positions: np.ndarray, stream: int, high: int | np.ndarray) -> np.ndarray:
-    """int64 `[N]`, uniform on 0 … high − 1 (bias below 2⁻³², by the upper half of a 64-bit product)."""
+    """int64 `[N]`, uniform on 0 … high − 1 (`high` up to 2³²; bias below 2⁻³²), as `bits_at`."""
     upper = bits_at(key, positions, stream) >> np.uint64(32)
     return ((upper * np.asarray(high).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -79,9 +84,3 @@ def integers_at(key: np.ndarray, positions: np.ndarray, stream: int, high: int |
 def threshold(probability: float | np.ndarray) -> np.ndarray:
     """uint64: `bits < threshold(p)` holds with probability `p` for 32-bit draws (exact for p = 0 and p = 1)."""
     return np.round(np.asarray(probability, np.float64) * 2.0**32).astype(np.uint64)
-
-
-def permutation(seed: int, stream: int, size: int) -> np.ndarray:
-    """int64 `[size]`: a permutation that depends on `seed` and `stream` only."""
-    key = int(combine(seed, stream)[0])
-    return np.random.Generator(np.random.Philox(key=key)).permutation(size)

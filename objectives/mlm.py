@@ -13,6 +13,7 @@ BERT (Devlin et al. 2018, arXiv 1810.04805, section 3.1), dynamic masking of RoB
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ import numpy as np
 from . import keyed, noise
 from .base import Columns, Draws, Objective
 from .losses import masked_lm_loss
-from .ragged import Ragged
+from .ragged import Ragged, row_sums
 from .registry import register
 from .schedules import interpolate
 from .vocabulary import Vocabulary
@@ -81,23 +82,23 @@ class MaskedLM(Objective):
         key = draws.key if self.dupe_factor is None else draws.static(self.dupe_factor).key
         chosen = self.choose(rows, key, self._rate(draws), vocabulary)
         counts = noise.row_counts(chosen, ids.offsets)
-        position = chosen - np.repeat(ids.offsets[:-1], counts)
+        positions = Ragged(chosen - np.repeat(ids.offsets[:-1], counts), counts)
         labels = ids.values[chosen].astype(np.int64, copy=False)
         values = noise.replace(
             ids.values,
             chosen,
-            np.repeat(key, counts),
-            position,
+            key,
+            positions,
             mask_id=vocabulary.mask_id,
             pool=vocabulary.random_pool,
             mask_prob=self.mask_replace_prob,
             random_prob=self.random_replace_prob,
-            decide_at=self.decisions(chosen, position),
+            decide_at=self.decisions(chosen, positions.values),
         )
         return {
             **rows,
             "input_ids": ids.with_values(values),
-            "label_positions": Ragged(position, counts),
+            "label_positions": positions,
             "label_ids": Ragged(labels, counts),
         }
 
@@ -108,11 +109,9 @@ class MaskedLM(Objective):
             chosen = noise.bernoulli(key, ids, rate)
             return chosen[allowed(rows, vocabulary, chosen)]
         candidates = np.flatnonzero(allowed(rows, vocabulary, slice(None)))
-        per_row = noise.row_counts(candidates, ids.offsets)
-        position = candidates - np.repeat(ids.offsets[:-1], per_row)
-        score = (keyed.bits_at(np.repeat(key, per_row), position, noise.CHOOSE) >> np.uint64(32)).astype(np.uint32)
-        offsets = np.append(0, np.cumsum(per_row))
-        return candidates[noise.smallest(score, offsets, self.budget(ids.lengths, rate))]
+        score = keyed.row_bits(key, ids.lengths, noise.CHOOSE)[candidates]
+        offsets = np.searchsorted(candidates, ids.offsets)
+        return candidates[noise.smallest(score, offsets, self.budget(text_lengths(rows), rate))]
 
     def decisions(self, chosen: np.ndarray, position: np.ndarray) -> np.ndarray | None:
         """Position whose draw decides on mask, random or unchanged for each selected token; `None`: its own.
@@ -157,39 +156,31 @@ class WholeWordMaskedLM(MaskedLM):
         """Sorted flat indices of all pieces of the chosen words."""
         ids: Ragged = rows["input_ids"]
         first, length = noise.units_from_starts(word_starts(rows, vocabulary), ids)
-        if self.selection == "independent":
-            return self._independent(ids, first, length, key, rate, rows, vocabulary)
         usable = _allowed_words(rows, vocabulary, first)
         first, length = first[usable], length[usable]
-        order, per_row = noise.visit_order(key, first, ids)
-        sizes = self.sizes(key, first, per_row, ids)
-        return noise.fill_budget(order, per_row, first, length, self.budget(ids.lengths, rate), sizes)
+        score = keyed.row_bits(key, ids.lengths, noise.ORDER)[first]
+        offsets = np.searchsorted(first, ids.offsets)
+        if self.selection == "independent":
+            taken = noise.below(score, np.diff(offsets), rate)
+            return noise.slices(first[taken], length[taken])
+        budget = self.budget(text_lengths(rows), rate)
+        return noise.fill_budget(score, offsets, first, length, budget, self.sizes(key, ids, first, length, offsets))
 
-    def sizes(self, key, first, per_row, ids) -> np.ndarray | None:
-        """How many neighbouring words a visit takes; `None`: one."""
-        return None
-
-    def _independent(self, ids, first, length, key, rate, rows, vocabulary):
-        per_row = noise.row_counts(first, ids.offsets)
-        position = first - np.repeat(ids.offsets[:-1], per_row)
-        bits = keyed.bits_at(np.repeat(key, per_row), position, noise.CHOOSE) >> np.uint64(32)
-        taken = np.flatnonzero(
-            bits < (keyed.threshold(rate) if np.ndim(rate) == 0 else np.repeat(keyed.threshold(rate), per_row))
-        )
-        taken = taken[_allowed_words(rows, vocabulary, first)[taken]]
-        return noise.slices(first[taken], length[taken])
+    def sizes(self, key, ids, first, length, offsets) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from indices of words to how many neighbouring words a visit to each takes: one."""
+        return np.ones_like
 
 
 @register("ngram_mlm")
 @dataclass(frozen=True)
 class NgramMaskedLM(WholeWordMaskedLM):
-    """Masked LM that selects n-grams of words, n up to `max_ngram`, P(n) ∝ 1/n (ALBERT).
+    """Masked LM that selects n-grams of words, n up to `max_ngram`, P(n) ∝ 1/n (Lan et al. 2019, arXiv 1909.11942).
 
         the [quick brown] fox jumps  →  the [MASK] [MASK] fox jumps      predict: quick brown
 
-    Near the end of a row the distribution is renormalised over the sizes that fit; an n-gram is shortened until it
-    fits the budget, and skipped where it would overlap another. ALBERT's code draws sizes from a generator of its own
-    that the seed does not govern; here they are keyed like the rest.
+    Near the end of a text the distribution is renormalised over the sizes that fit; an n-gram is shortened until it
+    fits the budget, and skipped where it would overlap another. Where ALBERT's code differs: its n-grams may reach
+    across a separator, and their sizes come from a generator that the seed does not govern.
     """
 
     summary: ClassVar[str] = "predict masked n-grams of words (ALBERT)"
@@ -203,14 +194,15 @@ class NgramMaskedLM(WholeWordMaskedLM):
         if self.selection != "exact":
             raise ValueError("ngram_mlm fills an exact budget; selection must be 'exact'")
 
-    def sizes(self, key, first, per_row, ids) -> np.ndarray:
-        """Drawn n-gram size of each word, P(n) ∝ 1/n over the sizes that the row's rest leaves room for."""
-        position = first - np.repeat(ids.offsets[:-1], per_row)
-        u = keyed.uniform_at(np.repeat(key, per_row), position, noise.SIZE)
-        begin = np.repeat(np.cumsum(per_row) - per_row, per_row)
-        rest = np.minimum(begin + np.repeat(per_row, per_row) - np.arange(len(first)), self.max_ngram)
-        harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, self.max_ngram + 1)))
-        return np.searchsorted(harmonic[1:], u * harmonic[rest], "right") + 1
+    def sizes(self, key, ids, first, length, offsets) -> Callable[[np.ndarray], np.ndarray]:
+        """P(n) ∝ 1/n over the sizes that the words up to the next special token leave room for."""
+        bits = keyed.row_bits(key, ids.lengths, noise.SIZE)
+
+        def sizes_of(words: np.ndarray) -> np.ndarray:
+            most = noise.neighbours(words, first, length, offsets, self.max_ngram)
+            return noise.harmonic_sizes(bits[first[words]] * 2.0**-32, most)
+
+        return sizes_of
 
 
 def allowed(rows: Columns, vocabulary: Vocabulary, index) -> np.ndarray:
@@ -222,6 +214,12 @@ def allowed(rows: Columns, vocabulary: Vocabulary, index) -> np.ndarray:
     if "attention_mask" in rows:
         ok &= rows["attention_mask"].values[index] != 0
     return ok
+
+
+def text_lengths(rows: Columns) -> np.ndarray:
+    """int64 `[B]`: tokens in each row, special ones included, padding not."""
+    ids: Ragged = rows["input_ids"]
+    return row_sums(rows["attention_mask"].values != 0, ids.offsets) if "attention_mask" in rows else ids.lengths
 
 
 def _allowed_words(rows: Columns, vocabulary: Vocabulary, first: np.ndarray) -> np.ndarray:

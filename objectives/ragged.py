@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -23,16 +24,14 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Sequence, dtype=None) -> Ragged:
-        """From a sequence of 1-D arrays or lists. An empty sequence gives no rows."""
+        """From a sequence of 1-D arrays, or of lists (int64 unless `dtype` says otherwise); an empty one gives no rows."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         if not len(rows):
             return cls(np.zeros(0, dtype or np.int64), lengths)
         if isinstance(rows[0], np.ndarray):
             values = np.concatenate(rows)
             return cls(values if dtype is None else values.astype(dtype, copy=False), lengths)
-        total = int(lengths.sum())
-        flat = (value for row in rows for value in row)
-        return cls(np.fromiter(flat, dtype or np.int64, total), lengths)
+        return cls(np.fromiter(chain.from_iterable(rows), dtype or np.int64, int(lengths.sum())), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
