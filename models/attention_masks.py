@@ -97,5 +97,5 @@ def check_document_attention(model: Any) -> None:
         raise ValueError(f"{name} takes no attention mask by document ({error}); use another backbone") from error
     finally:
         model.train(training)
-    if not torch.allclose(*logits, rtol=1e-4, atol=1e-5):
+    if not torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-5):
         raise ValueError(f"{name} does not heed an attention mask by document; use another backbone")
