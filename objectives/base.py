@@ -10,8 +10,8 @@ with any number of workers, processes and restarts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -19,17 +19,16 @@ import numpy as np
 
 from . import keyed
 from .documents import Documents
-from .ragged import Ragged
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.pretraining import PretrainingModel
     from ..models.presets import Backbone
+    from ..models.pretraining import PretrainingModel
 
 Columns = dict[str, Any]
-"""Named columns of a batch of rows: `Ragged` (a value per token, or a list per row) or an array with a value per row."""
+"""Named columns of a batch of rows: `Ragged` (a value per token, or a list per row), or an array (a value per row)."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Plan(Protocol):
 
     @property
     def order(self) -> Literal["shuffled", "streams"]:
-        """"shuffled": any order. "streams": `global_batch` contiguous streams end to end, each read in sequence."""
+        """ "shuffled": any order. "streams": `global_batch` contiguous streams end to end, each read in sequence."""
         ...
 
     def __len__(self) -> int: ...
@@ -200,7 +199,8 @@ class Objective:
         """Examples of one epoch, at most `length` tokens each, special tokens included."""
         from .segments import pack
 
-        return pack(documents, vocabulary, length=length, packing=getattr(self, "packing"), columns=self.row_columns)
+        packing = getattr(self, "packing", "full_sentences")
+        return pack(documents, vocabulary, length=length, packing=packing, columns=self.row_columns)
 
     def source(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 
 from .base import LABEL_COLUMNS, Column, Columns, Draws, Objective
 from .losses import masked_lm_loss
-from .ragged import Ragged, slices
+from .ragged import Ragged, row_sums, slices
 from .registry import register
 from .segments import pack
 from .vocabulary import Vocabulary
@@ -30,9 +30,10 @@ from .vocabulary import Vocabulary
 class CausalLM(Objective):
     """Predict each token from those before it.
 
-    Alone, the collator hands over `labels` equal to `input_ids` with padding at −100, as causal models of Hugging Face
-    shift inside; unlike `DataCollatorForLanguageModeling(mlm=False)` it goes by the attention mask, so that a real
-    end-of-sequence token stays a target when it doubles as padding.
+    Alone, the collator hands over `labels` equal to `input_ids`, as causal models of Hugging Face shift inside, with
+    −100 for padding and for the first token of a row, which nothing predicts. Unlike
+    `DataCollatorForLanguageModeling(mlm=False)` it goes by the attention mask, so that a real end-of-sequence token
+    stays a target when it doubles as padding.
 
     Args:
         packing: "blocks" slices the whole stream; the others are described in `segments`.
@@ -67,8 +68,9 @@ class CausalLM(Objective):
             documents = rows["document_ids"].values
             keep = documents[index] == documents[index + 1]
         if "attention_mask" in rows:
-            keep &= rows["attention_mask"].values[index + 1] != 0
-        counts = np.diff(np.append(0, np.cumsum(keep))[np.append(0, np.cumsum(inside))])
+            text = rows["attention_mask"].values != 0
+            keep &= text[index] & text[index + 1]
+        counts = row_sums(keep, np.append(0, np.cumsum(inside)))
         index = index[keep]
         return {
             **rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from .vocabulary import Vocabulary
 
 INTERNAL = ("word_starts", "sentence_starts", "special_tokens_mask")
 """Columns that describe the text for the noise; no model takes them."""
+ATTEMPTS = 100
+"""How often a batch is drawn that comes out without a label."""
 
 
 def pad_columns(
@@ -113,14 +116,19 @@ class ObjectiveCollator:
         tokenizer: the Hugging Face tokenizer that made the features.
         pad_to_multiple_of: pad every axis to a multiple of this (tensor cores want 8).
         return_tensors: "pt" or "np".
-        seed: fixes the noise of the n-th call; `None` draws it from torch's global generator, as collators of
-            Hugging Face do (so `torch.manual_seed` and data-loader workers govern it).
+        seed: fixes the noise of the n-th call (in each data worker; workers that a `DataLoader` starts anew count from
+            the start again, which `persistent_workers=True` avoids). `None` draws it from torch's global generator, as
+            collators of Hugging Face do, so that `torch.manual_seed` governs it and workers differ.
         sparse_labels: hand over `label_positions` (indices into the flattened `[B, L]`) and `label_ids` instead of
             dense `labels`.
         settings: of the objective, when given by name.
 
     Features that hold an integer column `example_id` get noise that depends on seed, epoch (column `epoch`, 0 without
-    it) and example only: the same whatever the batch they come in.
+    it) and example only: the same whatever the batch they come in. Otherwise, a batch in which no token happens to be
+    selected is drawn again, since the mean loss of stock models over no label is NaN. A schedule of the objective
+    stays at its start: a collator alone knows no progress.
+
+    Raises `ValueError` for a tokenizer that the objective cannot work with.
 
     >>> collator = ObjectiveCollator("mlm", tokenizer, mlm_probability=0.3)  # doctest: +SKIP
     >>> DataLoader(dataset, collate_fn=collator)                             # doctest: +SKIP
@@ -155,10 +163,15 @@ class ObjectiveCollator:
 
         rows, draws = self._rows(features)
         columns = self.objective.corrupt(rows, draws, self.vocabulary)
+        for attempt in range(1, ATTEMPTS):
+            if self._fixed(features) or "label_ids" not in columns or len(columns["label_ids"].values):
+                break
+            again = replace(draws, key=keyed.combine(draws.key, attempt))
+            columns = self.objective.corrupt(rows, again, self.vocabulary)
         given = rows.get("attention_mask")
-        if given is not None and "attention_mask" not in columns and "input_ids" in columns:
-            if np.array_equal(given.lengths, columns["input_ids"].lengths):
-                columns["attention_mask"] = given
+        if given is not None and "input_ids" in columns and "attention_mask" not in columns:
+            fits = np.array_equal(given.lengths, columns["input_ids"].lengths)
+            columns |= {"attention_mask": given} if fits else {}
         batch = pad_columns(
             columns,
             self.objective.columns,
@@ -183,12 +196,22 @@ class ObjectiveCollator:
         example, epoch = rows.pop("example_id", None), rows.pop("epoch", 0)
         if example is not None:
             return Draws.of(self.seed or 0, example, epoch, example)
-        draws = Draws.of(0, np.arange(count), 0, np.arange(count))
-        return Draws(**{**vars(draws), "key": keyed.combine(self._call_key(), draws.example)})
+        if getattr(self.objective, "dupe_factor", None) is not None:
+            raise ValueError(
+                "dupe_factor repeats the noise of an example, so the collator has to know which one it sees: "
+                "give features an integer column 'example_id' (and 'epoch'), or leave dupe_factor out"
+            )
+        return Draws.of(int(self._call_key()[0]), np.arange(count), 0, np.arange(count))
+
+    @staticmethod
+    def _fixed(features: list[Mapping]) -> bool:
+        """Whether the features carry what their noise is keyed on."""
+        return hasattr(features[0], "keys") and "example_id" in features[0]
 
     def _call_key(self) -> np.ndarray:
         """uint64 `[1]`: what the noise of this call is keyed on, from the seed and the call, else from torch."""
         if self.seed is None:
             return torch.randint(-(2**63), 2**63 - 1, (1,)).numpy().view(np.uint64)
+        worker = torch.utils.data.get_worker_info()
         self._calls += 1
-        return keyed.combine(self.seed, self._calls - 1)
+        return keyed.combine(self.seed, 0 if worker is None else worker.id + 1, self._calls - 1)

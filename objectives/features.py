@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,22 @@ from .ragged import Ragged
 from .vocabulary import Vocabulary
 from .words import word_starts_from_word_ids
 
+_DTYPES = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}
+"""Type of a column by the kind of its values."""
+
 
 def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wanted: tuple[str, ...] = ()) -> Columns:
     """`input_ids` and whatever else the features hold, as columns.
 
     Lists, arrays and tensors are accepted. Columns with one value per token become `Ragged`; numbers become arrays with
-    a value per row. `word_ids` (as the encoding of a fast tokenizer gives it, `None` for special tokens) becomes
-    `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell (see `pieces`), and so for
-    `sentence_starts`.
+    a value per row; both of int64, float32 or bool. `word_ids` (as the encoding of a fast tokenizer gives it, `None`
+    for special tokens) becomes `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell
+    (see `pieces`), and so for `sentence_starts`. Rows that hold padding but come without an `attention_mask` get one
+    (unless padding is the end token, which text may hold, too).
 
     Raises `ValueError` for no features, missing `input_ids`, rows that are not one-dimensional, columns that only some
-    features have, and columns that are neither numbers nor as long as `input_ids`.
+    features have, ids that the tokenizer does not have, and columns that are neither numbers nor as long as
+    `input_ids`.
     """
     if not features:
         raise ValueError("the batch has no features; does the dataset have rows, and does a filter drop them all?")
@@ -34,8 +40,13 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
     if "input_ids" not in first:
         raise ValueError(f"features need a column 'input_ids'; they have: {', '.join(map(str, first))}")
     names = list(first.keys())
+    for feature in features:
+        if len(feature) > len(names):
+            _column(first, next(name for name in feature if name not in first))
     columns: Columns = {}
     ids = _ragged([_column(f, "input_ids") for f in features], "input_ids")
+    if ids.values.dtype != np.int64:
+        raise ValueError(f"input_ids must hold integers, not {ids.values.dtype} values")
     if ids.values.size and (ids.values.min() < 0 or ids.values.max() >= vocabulary.size):
         raise ValueError(
             f"input_ids hold {int(ids.values.min())} … {int(ids.values.max())}, but the tokenizer's ids are "
@@ -48,13 +59,18 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
         values = [_column(f, name) for f in features]
         if name == "word_ids":
             words = _ragged([[-1 if w is None else w for w in row] for row in values], name)
-            columns["word_starts"] = words.with_values(word_starts_from_word_ids(words.values, words.rows))
+            name, columns["word_starts"] = "word_starts", _word_starts(words)
         elif np.ndim(values[0]) == 0:
             columns[name] = _scalars(values, name)
         else:
             columns[name] = _ragged(values, name)
-            if not np.array_equal(columns[name].lengths, ids.lengths):
-                raise ValueError(f"column {name!r} must have one value per token of input_ids; drop it or fix it")
+        column = columns[name]
+        if isinstance(column, Ragged) and not np.array_equal(column.lengths, ids.lengths):
+            raise ValueError(f"column {name!r} must have one value per token of input_ids; drop it or fix it")
+    if "attention_mask" not in columns and vocabulary.pad_id not in (None, vocabulary.eos_id):
+        text = ids.values != vocabulary.pad_id
+        if not text.all():
+            columns["attention_mask"] = ids.with_values(text.astype(np.int64))
     if "word_starts" in wanted and "word_starts" not in columns:
         columns["word_starts"] = ids.with_values(word_starts_from_ids(ids, vocabulary.piece_flags))
     if "sentence_starts" in wanted and "sentence_starts" not in columns:
@@ -69,22 +85,28 @@ def _column(feature: Mapping, name: str) -> Any:
     return value.numpy() if hasattr(value, "numpy") else value
 
 
+def _word_starts(word_ids: Ragged) -> Ragged:
+    return word_ids.with_values(word_starts_from_word_ids(word_ids.values, word_ids.rows))
+
+
 def _ragged(rows: list, name: str) -> Ragged:
     try:
-        if not isinstance(rows[0], np.ndarray):
-            return Ragged.from_rows(rows, np.int64)
-        if all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows):
-            return Ragged.from_rows(rows)
-        return Ragged.from_rows([np.asarray(row, np.int64).reshape(-1) for row in rows])
-    except (TypeError, ValueError) as error:
+        if isinstance(rows[0], np.ndarray):
+            if any(np.ndim(row) != 1 for row in rows):
+                raise ValueError("rows have more than one dimension, or none")
+            kind = np.result_type(*{row.dtype for row in map(np.asarray, rows) if len(row)} or {np.dtype(np.int64)})
+        else:
+            kind = np.asarray(next(chain.from_iterable(rows), 0)).dtype
+        return Ragged.from_rows(rows, _DTYPES[kind.kind])
+    except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"column {name!r} must hold one list of numbers per example: {error}") from None
 
 
 def _scalars(values: list, name: str) -> np.ndarray:
     array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in _DTYPES:
         raise ValueError(
             f"column {name!r} holds {type(values[0]).__name__} values, which cannot become a tensor; "
             f"remove it (dataset.remove_columns({name!r}))"
         )
-    return array
+    return array.astype(_DTYPES[array.dtype.kind])

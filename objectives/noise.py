@@ -228,7 +228,7 @@ def replace(
     key: np.ndarray,
     positions: Ragged,
     *,
-    mask_id: int,
+    mask_id: int | None,
     pool: np.ndarray,
     mask_prob: float = 0.8,
     random_prob: float = 0.1,
@@ -239,6 +239,7 @@ def replace(
     Args:
         key: uint64 `[B]`, keys of the rows.
         positions: position in its row of each chosen token.
+        mask_id: may be `None` where nothing is masked.
         pool: ids that random tokens are drawn from, uniformly.
         mask_prob, random_prob: shares of chosen tokens; the rest stays unchanged.
         decide_at: `[N]`, position whose draw decides; tokens that share it share the decision (SpanBERT's spans).

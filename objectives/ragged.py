@@ -24,7 +24,7 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Sequence, dtype=None) -> Ragged:
-        """From a sequence of 1-D arrays, or of lists (int64 unless `dtype` says otherwise); an empty one gives no rows."""
+        """From a sequence of 1-D arrays, or of lists (int64 unless `dtype` is given); an empty one gives no rows."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         if not len(rows):
             return cls(np.zeros(0, dtype or np.int64), lengths)

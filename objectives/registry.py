@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -12,10 +14,10 @@ from .base import Objective
 
 GROUP = "pretrain_zoo.objectives"
 _registered: dict[str, type[Objective]] = {}
-_Class = TypeVar("_Class", bound=type)
+_Class = TypeVar("_Class", bound=type[Objective])
 
 
-def register(name: str):
+def register(name: str) -> Callable[[_Class], _Class]:
     """Class decorator that makes a frozen dataclass derived from `Objective` available by `name`.
 
     Raises `ValueError` if another class has the name already.
@@ -25,23 +27,35 @@ def register(name: str):
         known = _registered.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"objective {name!r} is registered by {known.__module__}.{known.__qualname__} already")
-        cls.name = name  # type: ignore[attr-defined]
-        _registered[name] = cls  # type: ignore[assignment]
+        cls.name = name
+        _registered[name] = cls
         return cls
 
     return decorate
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    """Entry points that are not loaded yet, by name. Raises `ValueError` where a name is taken."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in _registered or (point.name in found and found[point.name].value != point.value):
-            other = found[point.name].value if point.name in found else _registered[point.name].__module__
-            if point.name in _registered and point.value.split(":")[0] == other:
-                continue  # loaded before
+        if point.name in _registered:
+            taken = _registered[point.name]
+            if _loaded(point) is taken:
+                continue
+            other = f"{taken.__module__}:{taken.__qualname__}"
+        else:
+            other = found.setdefault(point.name, point).value
+        if other != point.value:
             raise ValueError(f"objective {point.name!r} of {point.value} is registered by {other} already")
-        found[point.name] = point
     return found
+
+
+def _loaded(point: EntryPoint) -> Any:
+    """What the entry point names, if its module is imported already."""
+    value: Any = sys.modules.get(point.module)
+    for part in point.attr.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def list_objectives() -> list[str]:
@@ -50,7 +64,10 @@ def list_objectives() -> list[str]:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The class registered by `name`. Raises `ValueError` with the nearest names if there is none."""
+    """The class registered by `name`, loaded from its package if need be.
+
+    Raises `ValueError` with the nearest names if there is none, and for an entry point that names no objective.
+    """
     if name not in _registered:
         point = _entry_points().get(name)
         if point is None:
@@ -59,9 +76,9 @@ def objective_class(name: str) -> type[Objective]:
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown objective {name!r}; {hint}")
         loaded = point.load()
-        _registered.setdefault(name, loaded)
-        if not loaded.name:
-            loaded.name = name
+        if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
+            raise ValueError(f"objective {name!r}: {point.value} is no class derived from Objective")
+        register(name)(loaded)
     return _registered[name]
 
 

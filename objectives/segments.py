@@ -92,8 +92,8 @@ def pack(
     """Cut documents into examples of at most `length` tokens, special tokens included.
 
     A sentence longer than an example is split rather than dropped, so that every token is in exactly one example
-    (the rest of its last piece is joined by what follows). Raises `ValueError` for an unknown packing, a length with
-    no room for text, and a corpus without documents.
+    (the rest of its last piece is joined by what follows). An example of a separator alone is left out. Raises
+    `ValueError` for an unknown packing, a length with no room for text, and a corpus without documents.
     """
     if packing not in PACKINGS:
         raise ValueError(f"unknown packing {packing!r}; one of {', '.join(PACKINGS)}")
@@ -119,6 +119,8 @@ def pack(
             ends = ends - np.isin(ends, documents.offsets[1:])
         starts, ends = _greedy(firsts, ends, room, group)
     kept = ends > starts
+    single = np.flatnonzero(ends - starts == 1)
+    kept[single] = documents.tokens[starts[single]] != DOCUMENT_END
     return SlicePlan(documents, starts[kept], (ends - starts)[kept], vocabulary, columns, special)
 
 

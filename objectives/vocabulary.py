@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -58,7 +59,8 @@ class Vocabulary:
         maskable = np.zeros(size, bool)
         maskable[ids] = True
         maskable[list(special.values())] = False
-        single, pair = _template(tokenizer, ["a"]), _template(tokenizer, ["a", "b"])
+        text = _some_text(tokenizer, np.flatnonzero(maskable))
+        single, pair = _template(tokenizer, [text]), _template(tokenizer, [text, text])
         return cls(
             size=size,
             maskable=maskable,
@@ -98,6 +100,14 @@ class Vocabulary:
                     f"tokenizer.add_special_tokens({{'{name}_token': '[{name.upper()}]'}}) "
                     "and resize the model's embeddings"
                 )
+
+
+def _some_text(tokenizer, ids: np.ndarray) -> str:
+    """A text that has tokens; tokenizers of other scripts may have none for Latin letters."""
+    for text in chain(["a"], (tokenizer.decode([i]) for i in ids[::-1].tolist())):
+        if tokenizer(text, add_special_tokens=False)["input_ids"]:
+            return text
+    raise ValueError("no token of the tokenizer decodes to a text that has tokens")
 
 
 def _template(tokenizer, texts: list[str]) -> list[tuple[int, ...]]:
