@@ -211,7 +211,7 @@ def _position_rows(config: PreTrainedConfig, max_length: int | None, pad_id: int
     return {name: rows}
 
 
-def _capacity(config: PreTrainedConfig) -> int | None:
+def max_row_length(config: PreTrainedConfig) -> int | None:
     """Longest row, in tokens, that the config has positions for; `None` without a limit."""
     rows = _positions(config)[1]
     if rows is not None and config.model_type in _POSITIONS_AFTER_PAD and config.pad_token_id is not None:
@@ -220,7 +220,7 @@ def _capacity(config: PreTrainedConfig) -> int | None:
 
 
 def _check_positions(name: str, config: PreTrainedConfig, max_length: int | None, fix: str) -> None:
-    capacity = _capacity(config)
+    capacity = max_row_length(config)
     if max_length is not None and capacity is not None and capacity < max_length:
         raise ValueError(
             f"{name} has positions for {capacity} tokens (max_position_embeddings={config.max_position_embeddings}), "
