@@ -5,12 +5,15 @@
 dict_keys(['mlm', 'nsp'])
 >>> get_objective("mlm+span_mlm", **{"mlm.mlm_probability": 0.1, "span_mlm.mlm_probability": 0.1}).name
 'mlm+span_mlm'
+>>> get_objective("distillation(mlm)", temperature=4.0).name         # a wrapper and what it wraps
+'distillation(mlm)'
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,16 +33,42 @@ from .vocabulary import Vocabulary
 
 
 def parse(name: str, settings: Mapping[str, Any]) -> Objective:
-    """The objective that `a+b` names. A setting goes to the part that has it, or to the one it names (`nsp.setting`).
+    """The objective that `a+b`, `w(a)` or `w(a+b)` names.
+
+    A setting goes to the part that has it, or to the one it names (`nsp.setting`).
 
     Raises `ValueError` for parts that cannot be combined, and settings that no part has, or several.
     """
-    if "(" in name or ")" in name:
-        raise ValueError(f"cannot read {name!r}: no objective takes another in brackets; combine them as a+b")
-    names = [part.strip() for part in name.split("+")]
-    fields = {part: [f.name for f in dataclasses.fields(objective_class(part)) if f.init] for part in names}
-    given: dict[str, dict[str, Any]] = {part: {} for part in names}
+    wrapper, inner = _brackets(name)
+    names = [part.strip() for part in inner.split("+")]
+    given = _assign(name, [*names, *([wrapper] if wrapper else [])], settings)
     maker = next((part for part in names if issubclass(objective_class(part), SentencePairs)), names[0])
+    for part in names:
+        if "packing" in given[part] and part != maker:
+            raise ValueError(f"packing has no effect on {part} in {name!r}, where {maker} makes the examples")
+    parts = tuple(get_objective(part, **given[part]) for part in names)
+    whole = parts[0] if len(parts) == 1 else Joint(parts)
+    return get_objective(wrapper, wrapped=whole, **given[wrapper]) if wrapper else whole
+
+
+def _brackets(name: str) -> tuple[str | None, str]:
+    """The wrapper before the brackets, if there are any, and what it wraps."""
+    if "(" not in name and ")" not in name:
+        return None, name
+    found = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", name)
+    if found is None:
+        raise ValueError(f"cannot read {name!r}; brackets hold all that is wrapped, such as distillation(mlm+nsp)")
+    if "wrapped" not in {f.name for f in dataclasses.fields(objective_class(found[1]))}:
+        raise ValueError(f"cannot read {name!r}: {found[1]} takes no other objective in brackets; combine them as a+b")
+    return found[1], found[2]
+
+
+def _assign(name: str, parts: list[str], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each part. Raises `ValueError` for those that no part has, or several."""
+    fields = {
+        p: [f.name for f in dataclasses.fields(objective_class(p)) if f.init and f.name != "wrapped"] for p in parts
+    }
+    given: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in settings.items():
         owner, _, setting = key.rpartition(".")
         owners = [part for part in fields if setting in fields[part] and owner in ("", part)]
@@ -52,9 +81,7 @@ def parse(name: str, settings: Mapping[str, Any]) -> Objective:
             choice = " or ".join(repr(f"{part}.{setting}") for part in owners)
             raise ValueError(f"several parts of {name!r} have a setting {setting!r}; say {choice}")
         given[owners[0]][setting] = value
-        if setting == "packing" and owners[0] != maker:
-            raise ValueError(f"{key} has no effect in {name!r}, where {maker} makes the examples; leave it out")
-    return Joint(tuple(get_objective(part, **given[part]) for part in names))
+    return given
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def test_settings_go_to_the_part_that_has_them():
         ("rtd+nsp", {}, "rtd trains a model of its own kind"),
         ("clm+nsp", {}, "clm trains a model of its own kind"),
         ("plm+sop", {}, "plm trains a model of its own kind"),
-        ("distillation(mlm)", {}, "no objective takes another in brackets"),
+        ("mlm(clm)", {}, "mlm takes no other objective in brackets"),
+        ("distillation(mlm)+nsp", {}, "brackets hold all that is wrapped"),
     ],
 )
 def test_what_does_not_combine_is_refused(name, settings, message):

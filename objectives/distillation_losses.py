@@ -1,0 +1,93 @@
+"""What a student is compared by with its teacher: predictions, hidden states, attention and self-attention relations.
+
+All are sums over tokens (or pairs of tokens) that are exactly zero where student and teacher are the same; padding
+enters none of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
+Pair = tuple[Tensor, Tensor]
+"""Two projections of one layer, `[B, heads, L, size]`: queries and keys, or values twice."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32, other types as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, kind: Divergence = "forward") -> Tensor:
+    """Divergence of two distributions given as logits, `[…, V]` → `[…]`, in nats, without a factor T².
+
+    "forward" is KL(teacher ‖ student), "reverse" KL(student ‖ teacher), "jensen_shannon" the mean of both against
+    their mean. Raises `ValueError` for another kind.
+
+    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[50.0, 0.0]]), kind="jensen_shannon")
+    tensor([0.2158])
+    """
+    q, p = (F.log_softmax(wide(logits) / temperature, -1) for logits in (student, teacher))
+    if kind == "forward":
+        return _kl(p, q)
+    if kind == "reverse":
+        return _kl(q, p)
+    if kind != "jensen_shannon":
+        raise ValueError(f"divergence must be 'forward', 'reverse' or 'jensen_shannon', not {kind!r}")
+    # log((exp(p) + exp(q)) / 2), written so that it is p where p equals q, and neither over- nor underflows
+    mean = torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
+    return (_kl(p, mean) + _kl(q, mean)) / 2
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of log-probabilities, over the last axis."""
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over tokens of 1 − cos of `[N, H]` states, as half the squared distance of the unit vectors."""
+    unit_student, unit_teacher = (F.normalize(wide(x), dim=-1) for x in (student, teacher))
+    return (unit_student - unit_teacher).square().sum() / 2
+
+
+def squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over tokens of the mean squared difference of `[N, H]` states."""
+    return (wide(student) - wide(teacher)).square().mean(-1).sum()
+
+
+def scores(pair: Pair) -> Tensor:
+    """Scaled dot products `[B, heads, L, L]`, in float32 or wider under autocast, too."""
+    left, right = (wide(x) for x in pair)
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.transpose(-1, -2) / math.sqrt(left.shape[-1])
+
+
+def attention_distance(student: Pair, teacher: Pair, mask: Tensor, probabilities: bool = False) -> Tensor:
+    """Sum over pairs of tokens of the squared difference of attention, mean over heads (TinyBERT).
+
+    Args:
+        student, teacher: queries and keys.
+        mask: bool `[B, L]`, false on padding.
+        probabilities: compare after the softmax rather than before it.
+    """
+    ours, theirs = scores(student), scores(teacher)
+    if probabilities:
+        ours, theirs = (_without_padding(x, mask).softmax(-1) for x in (ours, theirs))
+    inside = mask[:, None, :] & mask[:, :, None]
+    return torch.where(inside, (ours - theirs).square().mean(1), 0).sum()
+
+
+def relation_divergence(student: Pair, teacher: Pair, mask: Tensor) -> Tensor:
+    """Sum over tokens of KL(teacher ‖ student) of relations softmax(A·Bᵀ / √size), mean over heads (MiniLM)."""
+    ours, theirs = (_without_padding(scores(pair), mask) for pair in (student, teacher))
+    apart = divergence(ours, theirs)
+    return torch.where(mask, apart.mean(1), 0).sum()
+
+
+def _without_padding(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
