@@ -18,20 +18,24 @@ from transformers import TrainerCallback
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
 EVAL_ROWS = 27
+STEPS = 2
+RUNS = [(name, torch.float64) for name in OBJECTIVES] + [(name, torch.float32) for name in ("mlm", "clm")]
 
 
 def updates(folder: Path) -> None:
-    """Gradients of each step and the logs, of every objective in float64 and float32."""
-    for name in OBJECTIVES:
-        for dtype in (torch.float64, torch.float32):
-            gradients = Gradients()
-            trainer = make_trainer(name, folder / "run", micro=ROWS // 2, dtype=dtype, callbacks=(gradients,))
-            assert trainer.args.world_size == dist.get_world_size() == 2
-            trainer.train()
-            if dist.get_rank() == 0:
-                tensors = {f"{i} {key}": grad for i, step in enumerate(gradients.steps) for key, grad in step.items()}
-                save_file(tensors, folder / f"{name}-{dtype}.safetensors")
-                (folder / f"{name}-{dtype}.json").write_text(json.dumps(trainer.state.log_history))
+    """Gradients of each step and the logs of every objective."""
+    for name, dtype in RUNS:
+        gradients = Gradients()
+        trainer = make_trainer(name, folder / "run", micro=ROWS // 2, steps=STEPS, dtype=dtype, callbacks=(gradients,))
+        assert trainer.args.world_size == dist.get_world_size() == 2
+        trainer.train()
+        if dist.get_rank() == 0:
+            tensors = {f"{i} {key}": grad for i, step in enumerate(gradients.steps) for key, grad in step.items()}
+            save_file(tensors, folder / f"{name}-{dtype}.safetensors")
+            (folder / f"{name}-{dtype}.json").write_text(json.dumps(trainer.state.log_history))
+    one, other = ({"a": [2.0, 1.0], "b": [3.0, 1.0], "c": [0.0, 0.0]}, {"a": [8.0, 3.0]})
+    mine = {n: torch.tensor(pair, dtype=torch.float64) for n, pair in (one, other)[dist.get_rank()].items()}
+    (folder / f"means-{dist.get_rank()}.json").write_text(json.dumps(trainer._means(mine)))
 
 
 def evaluation(folder: Path) -> None:

@@ -70,6 +70,8 @@ class CheckpointingTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no checkpoint in {self.args.output_dir} to resume from")
+        if self.args.should_save:
+            shutil.rmtree(Path(str(self.args.output_dir)) / STAGING, ignore_errors=True)  # of a run that was killed
         if resume_from_checkpoint:
             file = Path(resume_from_checkpoint) / DATA_STATE
             if not file.is_file():
