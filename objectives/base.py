@@ -213,6 +213,8 @@ class Objective:
         shuffle: bool = True,
     ) -> Source:
         """The whole run's examples by draw number: epochs of `plan`. Mixtures and phases put their own here."""
+        if not len(documents):
+            raise ValueError("the corpus has no documents; check its path and filters")
         from .source import EpochSource
 
         # a partial, which goes to data workers where they are spawned; a closure cannot

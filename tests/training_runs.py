@@ -25,9 +25,26 @@ LENGTH, ROWS = 16, 32
 
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "mlm": ("bert-tiny", {"packing": "documents"}),  # rows of unlike length: the counts of micro-batches differ
-    "clm": ("gpt2-tiny", {"packing": "documents"}),
+    "whole_word_mlm": ("roberta-tiny", {}),
+    "ngram_mlm": ("albert-tiny", {}),
+    "span_mlm": ("bert-tiny", {}),
+    "emd_mlm": ("deberta-v3-tiny", {}),
+    "mpnet": ("mpnet-tiny", {}),
+    "nsp": ("bert-tiny", {}),
+    "sop": ("albert-tiny", {}),
+    "mlm+nsp": ("bert-tiny", {}),  # terms over tokens and over rows
     "rtd": ("electra-tiny", {"packing": "documents"}),  # two terms with counts of their own
+    "replace_mlm": ("electra-tiny", {}),
+    "all_tokens_mlm": ("electra-tiny", {}),
+    "clm": ("gpt2-tiny", {"packing": "documents"}),
+    "fim": ("gpt2-tiny", {}),
+    "plm": ("xlnet-tiny", {"mem_len": 8}),
     "recurrent_clm": ("xlnet-tiny", {"mem_len": 8}),  # memory that must follow its streams
+    "denoising": ("bart-tiny", {}),
+    "mass": ("bart-tiny", {}),
+    "gsg": ("bart-tiny", {}),
+    "span_corruption": ("t5-tiny", {"noise_density": 0.3}),  # more than one span, whose places vary
+    "ul2": ("t5-tiny", {}),
 }
 """Objectives that have to give the same update on any division of the batch: backbone and settings."""
 
@@ -37,6 +54,8 @@ def text():
     """(tokenizer, vocabulary, documents), always the same."""
     texts = make_texts()
     tokenizer = train_tokenizer(texts, "wordpiece", vocab_size=200)
+    needed = [t for name, (_, settings) in OBJECTIVES.items() for t in get_objective(name, **settings).special_tokens]
+    tokenizer.add_tokens(list(dict.fromkeys(needed)), special_tokens=True)
     return tokenizer, Vocabulary.from_tokenizer(tokenizer), encode(tokenizer.backend_tokenizer, texts)
 
 
