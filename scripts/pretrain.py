@@ -147,8 +147,12 @@ def report(
     """Complete the results, write plot, model card and results.json, and print what the run ends with."""
     folder = Path(str(run.training.output_dir))
     baseline = unigram_baseline(data.train, eval_dataset)
-    if baseline is not None:
+    if baseline is None:
+        results["held_out"].pop("perplexity", None)  # exp(loss) of a classification is no perplexity
+    else:
         baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
+        if len(run.objective.terms) > 1:
+            baseline.pop("loss")  # the sum of several terms does not compare with it
     results["baseline"] = baseline
     architecture = run.objective.architecture
     samples = []
@@ -156,7 +160,7 @@ def report(
         plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
         samples = examples(plain, tokenizer, data.held_out, seed=run.training.seed)
     results["seconds"] = time.perf_counter() - started
-    plot_losses(history, folder / "loss.png", baseline["loss"] if baseline else None)
+    plot_losses(history, folder / "loss.png", (baseline or {}).get("loss"))
     (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
     write_json(folder / RESULTS, results)
     for sample in samples:
@@ -172,6 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = parse_arguments(sys.argv[1:] if argv is None else argv)
         transformers.utils.logging.disable_progress_bar()
+        if "TRANSFORMERS_VERBOSITY" not in os.environ:
+            transformers.utils.logging.set_verbosity_error()  # heads that a plain checkpoint leaves out are no news
         pretrain(run, console)
     except KeyboardInterrupt:
         console.print("\ninterrupted; the same command goes on from the last checkpoint")

@@ -24,9 +24,10 @@ from rich.text import Text
 
 from pretrain_zoo.objectives import Columns, Documents, Draws, Objective, Ragged, Vocabulary, list_objectives
 from pretrain_zoo.objectives.registry import objective_class
-from pretrain_zoo.training.arguments import ModelArguments, default_model, objective_from_arguments, settings_of
+from pretrain_zoo.training.arguments import ModelArguments, default_model
 from pretrain_zoo.training.corpora import CorpusArguments
 from pretrain_zoo.training.encode import encode
+from pretrain_zoo.training.objective_arguments import objective_from_arguments, settings_of
 from pretrain_zoo.training.prepare import get_tokenizer
 
 TEXTS = [
@@ -41,10 +42,18 @@ _CITATION = re.compile(r"([A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+) \d{4})(?:
 
 def objectives_table() -> Table:
     """Every registered objective: name, what it does, where it was published."""
-    table = Table("objective", "what the model learns to do", "paper")
+    table = Table("objective", "the model learns to", "paper")
     for name in list_objectives():
         table.add_row(name, objective_class(name).summary, paper(objective_class(name)))
     return table
+
+
+def objectives_markdown() -> str:
+    """The same as a table in Markdown, which the README holds."""
+    rows = [(f"`{n}`", objective_class(n).summary, paper(objective_class(n))) for n in list_objectives()]
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [("objective", "the model learns to", "paper"), ("---",) * 3, *rows]
+    )
 
 
 def paper(cls: type[Objective]) -> str:
@@ -153,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--list", action="store_true", help="list all objectives")
+    parser.add_argument("--markdown", action="store_true", help="the list as Markdown")
     parser.add_argument("--objective", default="mlm")
     parser.add_argument("--tokenizer_name", help="folder or Hub name; default: one trained on the embedded corpus")
     parser.add_argument("--max_seq_length", type=int, default=64)
@@ -160,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     given, remaining = parser.parse_known_args(argv)
     console = Console(highlight=False)
     if given.list:
-        console.print(objectives_table())
+        print(objectives_markdown()) if given.markdown else console.print(objectives_table())
         return 0
     try:
         settings, texts = split_texts(given.objective, remaining)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.scripts.pretrain import main
-from pretrain_zoo.training.arguments import RECIPES, objective_from_arguments, parse_arguments
+from pretrain_zoo.training.arguments import RECIPES, parse_arguments
+from pretrain_zoo.training.objective_arguments import objective_from_arguments
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import RUN, find_run
 
