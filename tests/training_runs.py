@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from conftest import make_texts
-from transformers import TrainerCallback, TrainingArguments
+from transformers import AutoModelForMaskedLM, TrainerCallback, TrainingArguments
 
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Vocabulary, get_objective
@@ -45,6 +46,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "gsg": ("bart-tiny", {}),
     "span_corruption": ("t5-tiny", {"noise_density": 0.3}),  # more than one span, whose places vary
     "ul2": ("t5-tiny", {}),
+    "distillation(mlm)": ("bert-tiny", {"teacher": "bert-tiny", "hidden_weight": 1.0, "relation_weight": 1.0}),
 }
 """Objectives that have to give the same update on any division of the batch: backbone and settings."""
 
@@ -59,12 +61,28 @@ def text():
     return tokenizer, Vocabulary.from_tokenizer(tokenizer), encode(tokenizer.backend_tokenizer, texts)
 
 
+@lru_cache
+def teacher(model: str) -> str:
+    """Folder of a model with random weights."""
+    folder = tempfile.mkdtemp()
+    torch.manual_seed(7)
+    backbone(model, text()[0], max_length=LENGTH).load(AutoModelForMaskedLM).save_pretrained(folder)
+    return folder
+
+
+def make_objective(name: str):
+    """The objective with its settings."""
+    settings = OBJECTIVES[name][1]
+    if "teacher" in settings:
+        settings = {**settings, "teacher": teacher(settings["teacher"])}
+    return get_objective(name, **settings)
+
+
 def build(name: str, *, dtype: torch.dtype = torch.float64, dropout: bool = False):
     """The objective and a model for it; the same weights at every call."""
     tokenizer, vocabulary, _ = text()
-    model, settings = OBJECTIVES[name]
-    objective = get_objective(name, **settings)
-    parts = backbone(model, tokenizer, max_length=LENGTH, dtype=dtype)
+    objective = make_objective(name)
+    parts = backbone(OBJECTIVES[name][0], tokenizer, max_length=LENGTH, dtype=dtype)
     for key, value in parts.config.to_dict().items():
         if "drop" in key and isinstance(value, float) and not dropout:
             setattr(parts.config, key, 0.0)
