@@ -21,7 +21,7 @@ from .base import LABEL_COLUMNS, Column, Columns, Draws, Objective
 from .losses import masked_lm_loss
 from .ragged import Ragged, row_sums, slices
 from .registry import register
-from .segments import pack
+from .segments import check_packing, pack
 from .vocabulary import Vocabulary
 
 
@@ -47,6 +47,9 @@ class CausalLM(Objective):
 
     packing: Literal["full_sentences", "doc_sentences", "blocks", "documents"] = "blocks"
     document_attention: bool = False
+
+    def __post_init__(self):
+        check_packing(self.packing)
 
     @property
     def columns(self) -> dict[str, Column]:

@@ -24,7 +24,8 @@ from .base import Columns, Draws, Objective
 from .losses import masked_lm_loss
 from .ragged import Ragged, row_sums
 from .registry import register
-from .schedules import interpolate
+from .schedules import check_shape, interpolate
+from .segments import check_packing
 from .vocabulary import Vocabulary
 
 
@@ -41,7 +42,8 @@ class MaskedLM(Objective):
         mask_replace_prob, random_replace_prob: shares of the selected that become the mask token or a random token;
             the rest stays as it is (BERT: 80 %, 10 %, 10 %).
         selection: "independent", each token by its own coin (RoBERTa in transformers), or "exact", a fixed number per
-            row drawn without replacement: max(1, round(p · n)), n counting special tokens (BERT).
+            row drawn without replacement: max(1, round(p · n)), n counting special tokens but not padding (BERT); all
+            that may be selected, where they are fewer.
         max_predictions_per_seq: upper bound of that number (BERT's code: 20 at length 128).
         dupe_factor: `None` draws new noise at every visit (RoBERTa); `n` uses n noises per example in turn (BERT's
             static masking, 10).
@@ -73,8 +75,12 @@ class MaskedLM(Objective):
             raise ValueError("mask_replace_prob and random_replace_prob must not exceed 1 together")
         if self.selection not in ("independent", "exact"):
             raise ValueError(f"selection must be 'independent' or 'exact', not {self.selection!r}")
-        if self.dupe_factor is not None and self.dupe_factor < 1:
-            raise ValueError(f"dupe_factor must be at least 1, not {self.dupe_factor}")
+        for name in ("dupe_factor", "max_predictions_per_seq"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        check_shape(self.mlm_schedule)
+        check_packing(self.packing)
 
     def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
         """Selected positions become labels; their inputs are masked, random or unchanged."""

@@ -5,6 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
+SHAPES = ("linear", "cosine")
+
+
+def check_shape(shape: str) -> None:
+    """Raise `ValueError` unless `shape` is one of `SHAPES`."""
+    if shape not in SHAPES:
+        raise ValueError(f"unknown schedule {shape!r}; one of {', '.join(SHAPES)}")
+
+
 def interpolate(start: float, end: float, progress, shape: str = "linear"):
     """The value at `progress` in [0, 1] (a number or an array) on the way from `start` to `end`.
 
@@ -13,8 +22,7 @@ def interpolate(start: float, end: float, progress, shape: str = "linear"):
     >>> interpolate(0.3, 0.1, 0.5)
     0.2
     """
-    if shape not in ("linear", "cosine"):
-        raise ValueError(f"unknown schedule {shape!r}; 'linear' or 'cosine'")
+    check_shape(shape)
     if shape == "cosine":
         progress = (1 - np.cos(np.pi * np.asarray(progress))) / 2
     return start + (end - start) * progress

@@ -80,6 +80,12 @@ def _first(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 
+def check_packing(packing: str) -> None:
+    """Raise `ValueError` unless `packing` is one of `PACKINGS`."""
+    if packing not in PACKINGS:
+        raise ValueError(f"unknown packing {packing!r}; one of {', '.join(PACKINGS)}")
+
+
 def pack(
     documents: Documents,
     vocabulary: Vocabulary,
@@ -95,8 +101,7 @@ def pack(
     (the rest of its last piece is joined by what follows). An example of a separator alone is left out. Raises
     `ValueError` for an unknown packing, a length with no room for text, and a corpus without documents.
     """
-    if packing not in PACKINGS:
-        raise ValueError(f"unknown packing {packing!r}; one of {', '.join(PACKINGS)}")
+    check_packing(packing)
     room = length - (len(vocabulary.prefix) + len(vocabulary.suffix) if special else 0)
     if room < 1:
         raise ValueError(f"length {length} leaves no room for text beside the special tokens; use a larger length")
