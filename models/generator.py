@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..objectives.replaced_tokens import GeneratorObjective
 
 _PROJECTS_UNSAID = ("deberta", "deberta-v2")  # they read `embedding_size`, and their configs do not list it
+BLOCK = 256
+"""Tokens that `sample_tokens` sums up at a time."""
 
 
 def generator_config(config: Any, objective: GeneratorObjective) -> Any:
@@ -68,12 +70,31 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) ->
         uniforms: float32 `[N]` in [0, 1), so that the largest is 1 − 2⁻²⁴.
         temperature: positive; towards 0 the likeliest token is drawn.
 
-    Tokens of probability 0 are never drawn: a float32 below 1 times the total rounds to a number below the total.
+    The vocabulary is searched in blocks, so that only sums of blocks and one block per row are accumulated. Tokens of
+    probability 0 are never drawn: a float32 below 1 times a total rounds to a number below the total.
     """
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    cumulated = (wide - wide.amax(-1, keepdim=True)).div_(temperature).exp_().cumsum_(-1)
-    at = uniforms.to(wide.dtype)[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, at, right=True).squeeze(-1)
+    if temperature != 1:
+        wide = (wide - wide.amax(-1, keepdim=True)).div_(temperature)
+    weights = wide.softmax(-1)
+    size = weights.shape[-1]
+    whole = size - size % BLOCK
+    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
+    block, within = _search(sums, uniforms.to(sums.dtype)[:, None])
+    tokens = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    inside = weights.gather(-1, tokens.clamp(max=size - 1)).masked_fill_(tokens >= size, 0)
+    return tokens.gather(-1, _search(inside, within)[0]).squeeze(-1)
+
+
+def _search(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row's running sum passes this share, `[N, 1]`, of its total, and the share of that weight to go."""
+    ends = weights.cumsum(-1)
+    at = share * ends[:, -1:]
+    index = torch.searchsorted(ends, at, right=True)
+    weight = weights.gather(-1, index)
+    passed = (at - (ends.gather(-1, index) - weight)) / weight
+    return index, passed.clamp(0, 1 - 2.0**-24)
 
 
 def put(ids: Tensor, positions: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:

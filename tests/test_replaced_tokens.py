@@ -168,6 +168,9 @@ def test_samples_never_have_probability_zero(dtype):
     assert sample_tokens(logits, last.expand(2)).tolist() == [4, 4]
     for width in (1, 2, 1000, 1024, 5000):  # totals at and between powers of two
         assert sample_tokens(torch.full((1, width), 1e-3).to(dtype), last[None]).item() == width - 1
+    middle = torch.full((2, 1100), -inf)
+    middle[:, 513:790] = 0
+    assert sample_tokens(middle.to(dtype), torch.stack([torch.tensor(0.0), last])).tolist() == [513, 789]
     torch.manual_seed(0)
     padded = F.pad(torch.randn(1000, 50).to(dtype), (0, 3), value=-inf)
     assert sample_tokens(padded, last.expand(1000)).max() == 49
@@ -530,6 +533,23 @@ def test_a_step_lowers_the_loss(vocabulary, kind, name):
     assert loss_of(objective, model, batch) < before
     untrained = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not untrained
+
+
+def test_the_discriminator_learns_which_tokens_are_foreign(vocabulary):
+    objective = get_objective("rtd", temperature=100.0)  # samples stay uniform
+    model = model_of(objective, vocabulary).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    random = np.random.default_rng(0)
+    text = lambda: [np.r_[CLS, random.integers(5, 21, 20), SEP] for _ in range(16)]  # noqa: E731 - 16 of 61 tokens
+    for step in range(60):
+        loss_of(objective, model, batch_of(objective, vocabulary, text(), first=16 * step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    metrics = model.eval()(**batch_of(objective, vocabulary, [t for _ in range(20) for t in text()])).metrics
+    hits, replaced = metrics["discriminator_recall"]
+    share = (SIZE - 16) / (SIZE - 1)
+    assert abs(hits / replaced - share) < 5 * math.sqrt(share * (1 - share) / replaced)
+    assert hits / metrics["discriminator_precision"][1] > 0.99
 
 
 # checkpoints
