@@ -145,6 +145,8 @@ class ObjectiveCollator:
         sparse_labels: bool = False,
         **settings: Any,
     ):
+        if settings and not isinstance(objective, str):
+            raise ValueError(f"settings ({', '.join(settings)}) go with an objective's name; this is an objective")
         self.objective = get_objective(objective, **settings) if isinstance(objective, str) else objective
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer)

@@ -57,16 +57,18 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
         if name in ("input_ids", "labels", "offset_mapping"):
             continue  # labels are made anew; offsets are in characters
         values = [_column(f, name) for f in features]
-        if name == "word_ids":
-            words = _ragged([[-1 if w is None else w for w in row] for row in values], name)
-            name, columns["word_starts"] = "word_starts", _word_starts(words)
-        elif np.ndim(values[0]) == 0:
+        if np.ndim(values[0]) == 0:
             columns[name] = _scalars(values, name)
-        else:
-            columns[name] = _ragged(values, name)
-        column = columns[name]
-        if isinstance(column, Ragged) and not np.array_equal(column.lengths, ids.lengths):
+            continue
+        if name == "word_ids":
+            values = [[-1 if word is None else word for word in row] for row in values]
+        column = _ragged(values, name)
+        if not np.array_equal(column.lengths, ids.lengths):
             raise ValueError(f"column {name!r} must have one value per token of input_ids; drop it or fix it")
+        if name == "word_ids":
+            starts = word_starts_from_word_ids(column.values, column.rows)
+            name, column = "word_starts", column.with_values(starts)
+        columns[name] = column
     if "attention_mask" not in columns and vocabulary.pad_id not in (None, vocabulary.eos_id):
         text = ids.values != vocabulary.pad_id
         if not text.all():
@@ -83,10 +85,6 @@ def _column(feature: Mapping, name: str) -> Any:
         raise ValueError(f"column {name!r} is missing in some features but not in all; give it to all or to none")
     value = feature[name]
     return value.numpy() if hasattr(value, "numpy") else value
-
-
-def _word_starts(word_ids: Ragged) -> Ragged:
-    return word_ids.with_values(word_starts_from_word_ids(word_ids.values, word_ids.rows))
 
 
 def _ragged(rows: list, name: str) -> Ragged:
