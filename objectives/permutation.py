@@ -128,6 +128,7 @@ class PermutationLM(Objective):
         key = keyed.combine(key[owner], parts[pieces.offsets[:-1]]) if len(pieces) else key[:0]
         words = functional | (rows["word_starts"].values != 0) if "word_starts" in rows else np.ones(len(parts), bool)
         words[1:] |= functional[:-1]
+        words[ids.offsets[:-1][ids.lengths > 0]] = True  # whatever row stands before
         taken, left = self._spans(key, pieces, budget, np.flatnonzero(words), functional)
         free = np.flatnonzero(~(taken | functional))
         offsets = np.searchsorted(free, pieces.offsets)
