@@ -27,8 +27,8 @@ class TeacherStudent(PretrainingModel):
     """A student and, outside module registration, its teacher; `main` is the student's.
 
     The teacher is in no optimizer, gradient bucket, state or checkpoint, is always in eval mode, and follows the batch
-    to its device. Outputs beside the student's own, `N` positions being those compared (see
-    `objectives.distillation.compared`) or, with `soft_on="labels"`, the labelled ones:
+    to its device and, unless it is given a dtype, the student to its own. Outputs beside the student's, `N` positions
+    being those compared (see `objectives.distillation.compared`) or, with `soft_on="labels"`, the labelled ones:
 
     - "soft_logits", "teacher_logits": `[N, V]`;
     - "teacher_hidden": `[B, L, H]`, the teacher's last hidden state;
@@ -42,9 +42,9 @@ class TeacherStudent(PretrainingModel):
     Raises `ValueError` for models that cannot be compared as the objective asks.
     """
 
-    objective: Distillation
-    student: PretrainingModel
-    teacher: PretrainingModel
+    objective: Any  # the class of models evaluates its annotations, so no names that only type checkers import
+    student: Any
+    teacher: Any
 
     def __init__(self, objective: Distillation, student: PretrainingModel, teacher: PretrainingModel):
         ours, theirs = stock_model(student.main).config, stock_model(teacher.main).config
@@ -133,8 +133,9 @@ class TeacherStudent(PretrainingModel):
             raise ValueError(
                 f"the teacher has positions for {limit} tokens, and rows have {ids.shape[1]}; make them shorter"
             )
-        if self.teacher.device != ids.device:
-            self.teacher.to(ids.device)  # type: ignore[arg-type]  # the stock method is typed as unbound
+        dtype = getattr(torch, objective.teacher_dtype) if objective.teacher_dtype else self.dtype
+        if (self.teacher.device, self.teacher.dtype) != (ids.device, dtype):
+            self.teacher.to(ids.device, dtype)
         nowhere = ids.new_zeros(0)  # no logits where no loss reads them
         labels = batch["label_positions"]
         soft = labels if objective.soft_on == "labels" else batch.get("token_positions", labels)
@@ -256,7 +257,6 @@ def build_teacher_student(objective: Distillation, backbone: Backbone, vocabular
     teacher = objective.wrapped.build(source, vocabulary)
     if layers is not None:
         copy_layers(student.main, teacher.main, layers)
-    teacher.to(getattr(torch, objective.teacher_dtype))
     model = TeacherStudent(objective, student, teacher)
     if backbone.checkpoint is not None:
         model.load_heads(backbone.checkpoint)

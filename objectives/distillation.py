@@ -55,7 +55,7 @@ class Distillation(Objective):
     Args:
         wrapped: the objective, which makes the examples; of a masked, causal or sequence-to-sequence LM.
         teacher: local folder or Hub name of the trained model.
-        teacher_dtype: type the teacher's weights are held in.
+        teacher_dtype: type the teacher's weights are held in; `None`: the student's.
         student_layers: layers of the teacher, counted from 0, that a student with random weights begins from, one for
             each of its layers; embeddings and heads are copied, too (DistilBERT: 0, 2, 4, 7, 9, 11 of 12).
         temperature: T of the soft targets; their term has a factor T², which keeps the size of its gradient.
@@ -85,7 +85,7 @@ class Distillation(Objective):
 
     wrapped: Objective = field(default_factory=MaskedLM)
     teacher: str | None = None
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     student_layers: tuple[int, ...] | None = None
     temperature: float = 2.0
     divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward"
@@ -121,7 +121,7 @@ class Distillation(Objective):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}")
         choices = {
-            "teacher_dtype": ("float32", "bfloat16", "float16"),
+            "teacher_dtype": (None, "float32", "bfloat16", "float16"),
             "divergence": ("forward", "reverse", "jensen_shannon"),
             "soft_on": ("all", "labels"),
             "attention_target": ("scores", "probabilities"),

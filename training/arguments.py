@@ -178,14 +178,17 @@ def parse_arguments(argv: list[str]) -> RunArguments:
 def _implied(name: str, argv: list[str]) -> list[str]:
     """Defaults that depend on other arguments."""
     peek = _Parser(add_help=False, allow_abbrev=False)
-    for option in ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate"):
+    options = ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate")
+    for option in (*options, "tokenizer_name", "teacher", "student_layers"):
         peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")
     given = peek.parse_known_args(argv)[0]
     implied = []
     model = given.model_name_or_path
-    if model is None:
-        model = default_model(name)
+    if model is None:  # layers chosen of a teacher make a student of its architecture
+        model = given.teacher if given.teacher and given.student_layers else default_model(name)
         implied += ["--model_name_or_path", model]
+    if given.teacher and given.tokenizer_name is None and model in list_presets():
+        implied += ["--tokenizer_name", given.teacher]
     if given.output_dir is None:
         implied += ["--output_dir", f"runs/{Path(model).name}-{re.sub(r'[^a-z0-9_+]+', '-', name).strip('-')}"]
     if given.learning_rate is None:
@@ -198,7 +201,7 @@ def _implied(name: str, argv: list[str]) -> list[str]:
 
 def default_model(name: str) -> str:
     """The preset that is trained on the objective `name` if no model is named."""
-    parts = list(parts_of(name))
+    parts = list(parts_of(name[name.find("(") + 1 :]))  # what is wrapped says what kind of model it is
     return DEFAULT_MODELS.get(parts[0].architecture, "bert-tiny") if len(parts) == 1 else "bert-tiny"
 
 

@@ -59,7 +59,7 @@ def settings_of(name: str) -> list[tuple[str, str, Any, Any]]:
     found = []
     for part in parts_of(name):
         hints = get_type_hints(part)
-        found += [(part.name, f.name, hints[f.name], f.default) for f in fields(part) if f.init]
+        found += [(part.name, f.name, hints[f.name], f.default) for f in fields(part) if f.init and f.name != "wrapped"]
     return found
 
 
