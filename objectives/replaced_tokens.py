@@ -9,8 +9,8 @@ gradient-disentangled embedding sharing of DeBERTaV3 (He et al. 2021, arXiv 2111
     >>> from pretrain_zoo.objectives import get_objective
     >>> get_objective("rtd", generator_size=1 / 3)                                               # doctest: +SKIP
     >>> get_objective("rtd", tie="gdes", mask_replace_prob=1.0, discriminator_weight=10)         # doctest: +SKIP
-    >>> get_objective("rtd", loss_on="selected"), get_objective("replace_mlm"), get_objective("all_tokens_mlm")
-    ... # doctest: +SKIP
+    >>> get_objective("rtd", loss_on="selected")                                                  # doctest: +SKIP
+    >>> get_objective("replace_mlm"), get_objective("all_tokens_mlm")                             # doctest: +SKIP
 
 The generator's masking has no collator of its own for use without these models: it is `mlm` with `selection="exact"`,
 `mask_replace_prob=0.85` and `random_replace_prob=0`, and replacing tokens takes a generator's predictions.
