@@ -123,7 +123,8 @@ def test_command_line_wins_over_recipe(tmp_path):
 def test_recipes_are_valid(path):
     run = parse_arguments(["--config", path.stem, "--use_cpu"])
     check_model_name(run.model.model_name_or_path)
-    assert run.training.max_steps > 0 and run.model.overrides is not None
+    assert run.training.max_steps > 0 or run.training.num_train_epochs > 0
+    assert run.model.overrides is not None
 
 
 def test_tiny_recipe_is_what_runs_without_arguments():
