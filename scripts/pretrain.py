@@ -163,6 +163,10 @@ def report(
     plot_losses(history, folder / "loss.png", (baseline or {}).get("loss"))
     (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
     write_json(folder / RESULTS, results)
+    if samples:
+        console.print(
+            "\n[bold]held-out text[/bold]" + (", what stood there in brackets" * (architecture == "masked_lm"))
+        )
     for sample in samples:
         console.print(sample)
     console.print(results_table(results))

@@ -103,6 +103,16 @@ def test_ways_to_write_a_setting(arguments, value):
     assert objective_from_arguments("mlm", arguments).max_predictions_per_seq == value
 
 
+def test_settings_of_combined_objectives():
+    joint = objective_from_arguments("mlm+span_mlm", ["--mlm.mlm_probability", "0.1", "--geometric_p", "0.4"])
+    assert joint.parts[0].mlm_probability == 0.1 and joint.parts[1].mlm_probability == 0.15
+    assert joint.parts[1].geometric_p == 0.4
+    with pytest.raises(ValueError, match="could be --mlm.mlm_probability or --span_mlm.mlm_probability"):
+        objective_from_arguments("mlm+span_mlm", ["--mlm_probability", "0.1"])
+    with pytest.raises(ValueError, match="unknown argument --mlm.geometric_p"):
+        objective_from_arguments("mlm+span_mlm", ["--mlm.geometric_p", "0.4"])
+
+
 def test_switches_need_no_value():
     assert objective_from_arguments("clm", ["--document_attention", "--packing", "documents"]) == get_objective(
         "clm", document_attention=True, packing="documents"

@@ -105,7 +105,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row(what, Text(ours, "bold green"), theirs)
     table.add_section()
     table.add_row("parameters", f"{results['parameters'] / 1e6:.2f} M")
-    table.add_row("training", f"{results['steps']:,} steps of {results['batch']} × {results['length']} tokens")
+    table.add_row("steps × rows × tokens", f"{results['steps']:,} × {results['batch']} × {results['length']}")
     table.add_row("tokens per second", f"{results['tokens_per_second']:,.0f}")
     table.add_row("time to train", duration(results["train_seconds"]))
     table.add_row("time in all", duration(results["seconds"]))
