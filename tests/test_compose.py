@@ -116,14 +116,15 @@ def test_two_masked_lms_do_not_share_their_noise(vocabulary):
     objective = get_objective(
         "mlm+whole_word_mlm",
         **{
+            "mlm.selection": "exact",
             "whole_word_mlm.selection": "independent",
             "mlm.mlm_probability": 0.2,
             "whole_word_mlm.mlm_probability": 0.2,
         },
     )
     out = objective.corrupt(rows, Draws.of(1, np.arange(100), 0, np.arange(100)), vocabulary)
-    second = (out["label_parts"].values == 1).sum()  # with the same coins there would be none
-    assert abs(second - 1600) < 5 * np.sqrt(10_000 * 0.16 * 0.84)
+    second = (out["label_parts"].values == 1).sum()  # of the 80 of 100 that are left; with the same coins a tenth
+    assert abs(second - 1600) < 5 * np.sqrt(8_000 * 0.2 * 0.8)
 
 
 def test_each_of_two_masked_lms_scores_its_own_labels(documents, vocabulary, wordpiece_tokenizer):
