@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pretrain_zoo.training.checkpoints import DATA_STATE, rotate
 from pretrain_zoo.training.dataset import PretrainingDataset
+from pretrain_zoo.training.memory import StreamMemory
 
 
 @pytest.fixture(scope="session")
@@ -158,3 +159,23 @@ def test_saving_again_over_a_checkpoint(interrupted, tmp_path):
     after = load_file(folder / "checkpoint-2" / "model.safetensors")
     assert (folder / "checkpoint-2" / "model.safetensors").stat().st_ino != inode
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_memory_is_resumed_on_another_division(tmp_path):
+    """Memory of 1 × 8 rows, saved and taken up by 2 processes × 2 × 2."""
+    whole = StreamMemory(8, 0, 1)
+    carry = tuple(torch.randn(8, 3, 4) for _ in range(12))
+    whole.set(0, carry)
+    whole.save(tmp_path / "one")
+    for rank in range(2):
+        part = StreamMemory(2, rank, 2)
+        assert part.get(0, torch.device("cpu")) is None
+        part.load(tmp_path / "one")
+        for micro_batch in range(2):
+            streams = [4 * micro_batch + 2 * rank, 4 * micro_batch + 2 * rank + 1]  # rows of the global batch
+            found = part.get(micro_batch, torch.device("cpu"))
+            assert all(torch.equal(layer, saved[streams]) for layer, saved in zip(found, carry, strict=True))
+        part.save(tmp_path / "two")
+    back = StreamMemory(8, 0, 1)
+    back.load(tmp_path / "two")
+    assert all(torch.equal(a, b) for a, b in zip(back.get(0, torch.device("cpu")), carry, strict=True))

@@ -59,6 +59,7 @@ class CheckpointingTrainer(Trainer):
         throughput: what saving is not counted in.
     """
 
+    train_dataset: Any
     throughput: Throughput
     _memory: StreamMemory | None = None
     _staging: Path | None = None
@@ -66,13 +67,14 @@ class CheckpointingTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """As `Trainer.train`. Raises `ValueError` for a checkpoint of a run that draws other data, and `BadLossError`
         when a loss is NaN or infinite."""
+        folder = str(self.args.output_dir)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir))
+            resume_from_checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
             if resume_from_checkpoint is None:
-                raise ValueError(f"there is no checkpoint in {self.args.output_dir} to resume from")
+                raise ValueError(f"there is no checkpoint in {folder} to resume from")
         if self.args.should_save:
-            shutil.rmtree(Path(str(self.args.output_dir)) / STAGING, ignore_errors=True)  # of a run that was killed
-        if resume_from_checkpoint:
+            shutil.rmtree(Path(folder) / STAGING, ignore_errors=True)  # of a run that was killed
+        if isinstance(resume_from_checkpoint, str):
             file = Path(resume_from_checkpoint) / DATA_STATE
             if not file.is_file():
                 raise ValueError(f"cannot resume from {file.parent}: it is no checkpoint of this trainer")

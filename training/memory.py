@@ -26,7 +26,6 @@ class StreamMemory:
     def __init__(self, rows: int, rank: int, world: int):
         self.rows, self.rank, self.world = rows, rank, world
         self._carries: dict[int, Carry] = {}
-        self._saved: Carry | None = None
 
     def streams(self, micro_batch: int) -> torch.Tensor:
         """Streams of a micro-batch, int64 `[rows]`."""
@@ -34,9 +33,8 @@ class StreamMemory:
 
     def get(self, micro_batch: int, device: torch.device) -> Carry | None:
         """What the model carries into a micro-batch; `None` in the first step."""
-        if self._saved is not None and micro_batch not in self._carries:
-            return tuple(layer[self.streams(micro_batch)].to(device) for layer in self._saved)
-        return self._carries.get(micro_batch)
+        carry = self._carries.get(micro_batch)
+        return None if carry is None else tuple(layer.to(device) for layer in carry)
 
     def set(self, micro_batch: int, carry: Any) -> None:
         """Keep what the model returned; it holds a tensor `[rows, …]` per layer, or is `None`."""
@@ -55,9 +53,12 @@ class StreamMemory:
         save_file(tensors, directory / f"memory_{self.rank}.safetensors")
 
     def load(self, directory: Path) -> None:
-        """Read all streams that `save` wrote, by any number of processes."""
-        self._carries, self._saved = {}, None
+        """Take this process's streams from what any number of processes wrote."""
+        self._carries = {}
         files = [load_file(path) for path in sorted(directory.glob("memory_*.safetensors"))]
-        if files:
-            order = torch.argsort(torch.cat([file.pop("streams") for file in files]))
-            self._saved = tuple(torch.cat([file[name] for file in files])[order] for name in sorted(files[0]))
+        if not files:
+            return
+        order = torch.argsort(torch.cat([file.pop("streams") for file in files]))
+        layers = [torch.cat([file[name] for file in files])[order] for name in sorted(files[0])]
+        for micro_batch in range(len(order) // (self.rows * self.world)):
+            self._carries[micro_batch] = tuple(layer[self.streams(micro_batch)] for layer in layers)

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..models.pretraining import PretrainingModel
+from ..objectives import Objective
 from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from .memory import StreamMemory
@@ -61,6 +61,9 @@ class PretrainingTrainer(CheckpointingTrainer):
     """
 
     loss_is_scaled_for_ga = True
+    model: Any
+    model_wrapped: Any
+    objective: Objective
 
     def __init__(
         self,
@@ -77,10 +80,11 @@ class PretrainingTrainer(CheckpointingTrainer):
         dataset = train_dataset if train_dataset is not None else eval_dataset
         if data_collator is None and dataset is not None:
             data_collator = DrawCollator(dataset.objective, dataset.vocabulary)
+        collator: Any = data_collator  # one that takes a whole batch, not a list of rows
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
+            data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             **kwargs,
@@ -180,7 +184,9 @@ class PretrainingTrainer(CheckpointingTrainer):
         """Σ sum / Σ count over all processes; a name that a process lacks adds nothing there."""
         names = sorted(sums)
         if self.args.world_size > 1:
-            names = sorted(set(gather_object(names)))
+            everywhere: list[Any] = [None] * self.args.world_size
+            dist.all_gather_object(everywhere, names)
+            names = sorted({name for part in everywhere for name in part})
         if not names:
             return {}
         nothing = torch.zeros(2, dtype=self._wide, device=self.args.device)
@@ -207,7 +213,7 @@ class PretrainingTrainer(CheckpointingTrainer):
 
         Raises `ValueError` without a dataset.
         """
-        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        dataset: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
         if dataset is None:
             raise ValueError("evaluation needs an eval_dataset")
         started = time.perf_counter()
@@ -273,8 +279,8 @@ def _settle(args: TrainingArguments) -> None:
     args.train_sampling_strategy = "sequential"  # the dataset's own order is shuffled
     args.dataloader_in_order = True
     args.ignore_data_skip = False
-    args.accelerator_config.split_batches = False
-    args.accelerator_config.dispatch_batches = False
+    accelerator: Any = args.accelerator_config
+    accelerator.split_batches = accelerator.dispatch_batches = False
     args.logging_nan_inf_filter = False  # it would hide what `check_losses` stops at
     args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split flat columns; launch processes instead
     if args.dataloader_num_workers and args.dataloader_multiprocessing_context is None and sys.platform == "linux":
