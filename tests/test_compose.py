@@ -10,6 +10,7 @@ from transformers import BertForPreTraining, TrainingArguments
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
 from pretrain_zoo.objectives.compose import Joint
+from pretrain_zoo.objectives.mlm import MaskedLM
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.trainer import PretrainingTrainer
 
@@ -109,22 +110,17 @@ def test_two_masked_lms_take_disjoint_positions(second, vocabulary):
     assert "special_tokens_mask" not in out
 
 
+class SecondMaskedLM(MaskedLM):
+    name = "second"
+
+
 def test_two_masked_lms_do_not_share_their_noise(vocabulary):
     rng = np.random.default_rng(0)
-    ids = Ragged.from_rows([rng.choice(vocabulary.random_pool, 100) for _ in range(100)])
-    rows = {"input_ids": ids, "word_starts": ids.with_values(np.ones(10_000, bool))}
-    objective = get_objective(
-        "mlm+whole_word_mlm",
-        **{
-            "mlm.selection": "exact",
-            "whole_word_mlm.selection": "independent",
-            "mlm.mlm_probability": 0.2,
-            "whole_word_mlm.mlm_probability": 0.2,
-        },
-    )
+    rows = {"input_ids": Ragged.from_rows([rng.choice(vocabulary.random_pool, 100) for _ in range(100)])}
+    objective = Joint((get_objective("mlm", mlm_probability=0.2), SecondMaskedLM(mlm_probability=0.2)))
     out = objective.corrupt(rows, Draws.of(1, np.arange(100), 0, np.arange(100)), vocabulary)
-    second = (out["label_parts"].values == 1).sum()  # of the 80 of 100 that are left; with the same coins a tenth
-    assert abs(second - 1600) < 5 * np.sqrt(8_000 * 0.2 * 0.8)
+    second = (out["label_parts"].values == 1).sum()  # with the same coins there would be none
+    assert abs(second - 1600) < 5 * np.sqrt(10_000 * 0.16 * 0.84)
 
 
 def test_each_of_two_masked_lms_scores_its_own_labels(documents, vocabulary, wordpiece_tokenizer):
