@@ -150,6 +150,7 @@ def report(
     if baseline is None:
         results["held_out"].pop("perplexity", None)  # exp(loss) of a classification is no perplexity
     else:
+        baseline["token_loss"] = baseline["loss"]
         baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
         if len(run.objective.terms) > 1:
             baseline.pop("loss")  # the sum of several terms does not compare with it
@@ -160,6 +161,7 @@ def report(
         plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
         samples = examples(plain, tokenizer, data.held_out, seed=run.training.seed)
     results["seconds"] = time.perf_counter() - started
+    results["history"] = history
     plot_losses(history, folder / "loss.png", (baseline or {}).get("loss"))
     (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
     write_json(folder / RESULTS, results)

@@ -1,0 +1,121 @@
+"""Train every objective for the same number of steps on one corpus, and put the held-out losses into one table.
+
+    python -m pretrain_zoo.scripts.compare --corpus wikitext.txt --max_steps 400
+    python -m pretrain_zoo.scripts.compare --objectives mlm,rtd,mlm+nsp --corpus wikitext.txt
+
+Each objective trains its tiny default model. The table holds, for each loss term, the loss before training, that of the
+trivial answer (token frequencies; the share of each label), and the loss after training. Further arguments are those
+of `pretrain`, and hold for all. Results, plots and checkpoints are in a folder per objective under `--output_dir`; the
+same command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from pretrain_zoo.objectives import list_objectives
+from pretrain_zoo.scripts.pretrain import pretrain
+from pretrain_zoo.training.arguments import parse_arguments
+from pretrain_zoo.training.run_folder import RESULTS
+
+LABEL_TERMS = {"nsp": "nsp_accuracy", "sop": "sop_accuracy", "discriminator": "discriminator_accuracy"}
+"""Terms that answer yes or no; the others predict tokens."""
+COMBINED = ("mlm+nsp", "ngram_mlm+sop")
+LEFT_OUT = ("distillation", "nsp", "sop")  # a teacher is needed; trained within the combinations
+
+
+def term_losses(metrics: dict[str, float], terms: list[str]) -> dict[str, float]:
+    """Loss of each term from an evaluation's metrics (named without prefix)."""
+    if len(terms) == 1:
+        return {terms[0]: metrics["loss"]}
+    return {term: metrics[f"{term}_loss"] for term in terms}
+
+
+def trivial_loss(term: str, results: dict[str, Any], metrics: dict[str, float]) -> float | None:
+    """What an answer that ignores the input costs, in nats; `None` where it is not known."""
+    if term == "discriminator":
+        share = metrics["replaced_rate"]
+        return -share * math.log(share) - (1 - share) * math.log(1 - share)
+    if term in LABEL_TERMS:
+        return math.log(2)
+    return (results["baseline"] or {}).get("token_loss")
+
+
+def compare(names: list[str], shared: list[str], folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Train each objective and return a row per loss term. An objective that fails gives a row that says why."""
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        console.rule(name)
+        target = folder / name.replace("+", "-")
+        try:
+            run = parse_arguments(["--objective", name, "--output_dir", str(target), "--eval_on_start", *shared])
+            results = pretrain(run, console)
+            history = json.loads((target / RESULTS).read_text())["history"]
+        except (ValueError, OSError) as error:
+            rows.append({"objective": name, "term": "", "error": str(error)})
+            continue
+        terms = list(run.objective.terms)
+        before = {k.removeprefix("eval_"): v for k, v in next(log for log in history if "eval_loss" in log).items()}
+        after = results["held_out"]
+        for term in terms:
+            rows.append(
+                {
+                    "objective": name,
+                    "model": results["model"],
+                    "term": term,
+                    "untrained": term_losses(before, terms)[term],
+                    "trivial": trivial_loss(term, results, after),
+                    "trained": term_losses(after, terms)[term],
+                    "seconds": results["train_seconds"],
+                }
+            )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table for a README."""
+    lines = ["| objective | model | loss term | untrained | trivial | trained |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| `{row['objective']}` | | {row['error']} | | | |")
+            continue
+        trivial = "–" if row["trivial"] is None else f"{row['trivial']:.2f}"
+        lines.append(
+            f"| `{row['objective']}` | {row['model']} | {row['term']} | {row['untrained']:.2f} | {trivial} "
+            f"| **{row['trained']:.2f}** |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = [*(n for n in list_objectives() if n not in LEFT_OUT), *COMBINED]
+    parser.add_argument("--objectives", default=",".join(default), help="names, separated by commas")
+    parser.add_argument("--output_dir", default="runs/compare", help="folder of the runs and of compare.md")
+    options, shared = parser.parse_known_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    console, folder = Console(highlight=False), Path(options.output_dir)
+    rows = compare(options.objectives.split(","), shared, folder, console)
+    table = Table("objective", "model", "loss term", "untrained", "trivial", "trained")
+    for line in markdown(rows).splitlines()[2:]:
+        table.add_row(*(cell.strip(" `*") for cell in line.strip("|").split("|")))
+    console.print(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.md").write_text(markdown(rows) + "\n")
+    console.print(f"table and runs: {folder}")
+    return 0 if not any("error" in row for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
