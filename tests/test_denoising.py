@@ -200,6 +200,10 @@ def test_protected_tokens_stay_even_inside_a_span(vocabulary):
     for row in out.tolist():
         assert [token for token in row if token != MASK] == [EOS]
     assert {tuple(row) for row in out.tolist()} >= {(MASK, EOS), (MASK, EOS, MASK)}
+    joined = np.tile([True, False, False, False, False], 300)  # a word ends at a special token, and one begins after it
+    out = text_infilling(ids, joined, vocabulary.maskable[ids.values], keys(300), mask_ratio=1.0, mask_id=MASK)
+    assert {tuple(row) for row in out.tolist()} >= {(MASK, EOS), (MASK, EOS, MASK)}
+    assert not np.isin(out.values, [50, 51, 52, 53]).any()
 
 
 def test_replace_length(vocabulary):
