@@ -7,6 +7,8 @@ with the last encoder layer's weights, so that the decoder adds no parameters bu
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import AutoModelForMaskedLM
 
@@ -23,13 +25,16 @@ class EnhancedMaskDecoderModel(PretrainingModel):
         heads: as `PretrainingModel`.
     """
 
+    objective: Any
+
     def __init__(self, objective, main, heads=None):
         super().__init__(objective, main, heads)
         config = stock_model(main).config
         self.absolute_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         nn.init.normal_(self.absolute_positions.weight, std=config.initializer_range)
         self.decoding = False
-        layer = stock_model(main).base_model.encoder.layer[-1]
+        encoder: Any = stock_model(main).base_model.encoder
+        layer = encoder.layer[-1]
         layer.register_forward_pre_hook(self._with_queries, with_kwargs=True)
         layer.register_forward_hook(self._further_steps, with_kwargs=True)
 

@@ -19,6 +19,9 @@ Carry = tuple[torch.Tensor, ...]
 
 
 class _XLNetWithMemory(PretrainingModel):
+    objective: Any
+    main: Any
+
     def __init__(self, objective, main, heads=None):
         super().__init__(objective, main, heads)
         for layer in main.transformer.layer:
