@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from training_runs import OBJECTIVES, ROWS, Gradients, make_trainer
+from training_runs import OBJECTIVES, ROWS, Gradients, make_objective, make_trainer
 from transformers import TrainerCallback
 
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
@@ -121,6 +121,8 @@ def bad_loss(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     results = Path(sys.argv[1])
+    for objective in OBJECTIVES:
+        make_objective(objective)  # teachers are written: once the processes are joined, only one of them writes
     for part in (updates, evaluation, resume, bad_loss):
         part(results)
     dist.destroy_process_group()

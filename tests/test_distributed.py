@@ -42,7 +42,7 @@ def two_processes(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name, dtype", RUNS)
+@pytest.mark.parametrize("name, dtype", RUNS, ids=[f"{name}-{dtype}".replace("torch.", "") for name, dtype in RUNS])
 def test_update_does_not_depend_on_the_division_of_the_batch(two_processes, tmp_path, name, dtype):
     found = {"2 × 16": load_file(two_processes / f"{name}-{dtype}.safetensors")}
     logs = {"2 × 16": json.loads((two_processes / f"{name}-{dtype}.json").read_text())}
