@@ -23,7 +23,8 @@ from . import keyed
 from .base import Draws
 from .ragged import Ragged
 from .registry import register
-from .span_corruption import SpanCorruption, noise_counts, raw_length
+from .sentinels import noise_counts, raw_length
+from .span_corruption import SpanCorruption
 from .vocabulary import Vocabulary
 
 DENOISER = 340

@@ -19,7 +19,8 @@ from pretrain_zoo.objectives import (
     Vocabulary,
     get_objective,
 )
-from pretrain_zoo.objectives.denoising import (
+from pretrain_zoo.objectives.documents import from_lists
+from pretrain_zoo.objectives.text_noise import (
     document_rotation,
     place_spans,
     poisson_spans,
@@ -28,7 +29,6 @@ from pretrain_zoo.objectives.denoising import (
     token_deletion,
     token_masking,
 )
-from pretrain_zoo.objectives.documents import from_lists
 
 BOS, PAD, EOS, MASK, FIRST, SIZE = 0, 1, 2, 4, 10, 5000
 NONE = {"mask_ratio": 0.0, "permute_sentence_ratio": 0.0}

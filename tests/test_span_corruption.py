@@ -12,7 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from pretrain_zoo.objectives import DataCollatorForT5MLM, Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
 from pretrain_zoo.objectives.documents import from_lists
-from pretrain_zoo.objectives.span_corruption import (
+from pretrain_zoo.objectives.sentinels import (
     noise_counts,
     noise_span_to_unique_sentinel,
     random_segmentation,
