@@ -60,6 +60,10 @@ class GeneratorDiscriminator(PretrainingModel):
         self.ties = {f"heads.generator.{theirs}": f"main.{ours}" for theirs, ours in tied.items()}
         self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
 
+    def network_of(self, parameter: str) -> str:
+        """The generator is a network of its own where the two share no gradient (DeBERTaV3)."""
+        return "generator" if parameter.startswith("heads.generator.") and self.objective.tie != "shared" else "main"
+
     @classmethod
     def build(cls, objective: GeneratorObjective, backbone: Backbone) -> GeneratorDiscriminator:
         """Both networks: main from the backbone, generator from its own checkpoint or random.

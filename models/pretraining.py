@@ -171,6 +171,10 @@ class PretrainingModel(PreTrainedModel):
                 inputs["position_ids"] = document_positions(documents) + offset
         return inputs
 
+    def network_of(self, parameter: str) -> str:
+        """Name of the network that a parameter belongs to; networks of other names are clipped apart."""
+        return "main"
+
     # checkpoints
 
     def _outside(self) -> dict[str, Tensor]:

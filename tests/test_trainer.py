@@ -374,3 +374,28 @@ def test_compiled_model_trains_alike_and_recompiles_once(tmp_path):
 def replace_length(trainer) -> DrawCollator:
     """A collator that pads all rows to one length."""
     return DrawCollator(trainer.objective, text()[1], fixed_length=LENGTH)
+
+
+def test_two_networks_are_clipped_and_grouped_apart(tmp_path, monkeypatch):
+    """DeBERTaV3: the generator's gradient norm does not scale the discriminator's gradients."""
+    from training_runs import OBJECTIVES
+
+    monkeypatch.setitem(OBJECTIVES, "rtd", ("deberta-v3-tiny", {"tie": "gdes"}))
+    seen = []
+
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            seen.append({n: p.grad.norm().item() for n, p in model.named_parameters() if p.grad is not None})
+
+    for limit in (0.0, 1e-3):
+        trainer = make_trainer("rtd", tmp_path, steps=1, max_grad_norm=limit, callbacks=(Keep(),))
+        trainer.train()
+    free, clipped = seen
+    for part in (True, False):
+        names = [n for n in free if n.startswith("heads.generator.") == part]
+        norm = math.sqrt(sum(free[n] ** 2 for n in names))
+        assert norm > 2e-3
+        assert math.sqrt(sum(clipped[n] ** 2 for n in names)) == pytest.approx(1e-3, rel=1e-3)
+    assert {group["network"] for group in trainer.optimizer.param_groups} == {"main", "generator"}
+    count = sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    assert count == sum(p.requires_grad for p in trainer.model.parameters())

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -205,6 +206,38 @@ class PretrainingTrainer(CheckpointingTrainer):
             logs |= means | self.throughput.report(tokens.item(), self.args.world_size)
             self._logged = {}
         super().log(logs, start_time)
+
+    # optimizer
+
+    @cached_property
+    def _networks(self) -> dict[str, list[Tensor]]:
+        """Parameters by network (`PretrainingModel.network_of`); each is clipped by itself."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        networks: dict[str, list[Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            networks.setdefault(model.network_of(name), []).append(parameter)
+        return networks
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer that the arguments name, with parameter groups of its own for each network of the model."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and len(self._networks) > 1:
+            groups = []
+            for name, parameters in self._networks.items():
+                own = {id(parameter) for parameter in parameters}
+                for group in optimizer.param_groups:
+                    groups.append({**group, "params": [p for p in group["params"] if id(p) in own], "network": name})
+            optimizer.param_groups[:] = [group for group in groups if group["params"]]
+        return optimizer
+
+    def _clip_grad_norm(self, model):
+        if len(self._networks) == 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        clip = torch.nn.utils.clip_grad_norm_
+        norms = [clip(parameters, self.args.max_grad_norm) for parameters in self._networks.values()]
+        return torch.stack(norms).square().sum().sqrt()
 
     # evaluation
 
