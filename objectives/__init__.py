@@ -3,6 +3,7 @@
 from . import (  # noqa: F401 - registers
     causal,
     denoising,
+    diffusion,
     distillation,
     enhanced_mask,
     fill_in_middle,

@@ -37,6 +37,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "rtd": ("electra-tiny", {"packing": "documents"}),  # two terms with counts of their own
     "replace_mlm": ("electra-tiny", {}),
     "all_tokens_mlm": ("electra-tiny", {}),
+    "diffusion": ("bert-tiny", {"packing": "documents"}),  # weights and a count of its own
     "clm": ("gpt2-tiny", {"packing": "documents"}),
     "fim": ("gpt2-tiny", {}),
     "plm": ("xlnet-tiny", {"mem_len": 8}),
