@@ -11,14 +11,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from training_runs import OBJECTIVES, ROWS, Gradients, make_objective, make_trainer
 from transformers import TrainerCallback
 
+from pretrain_zoo.training import trainer as trainer_module
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
 EVAL_ROWS = 27
 STEPS = 2
+SHARDED = ("mlm", "clm")
+ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3}
 RUNS = [(name, torch.float64) for name in OBJECTIVES] + [(name, torch.float32) for name in ("mlm", "clm")]
 
 
@@ -118,11 +123,37 @@ def bad_loss(folder: Path) -> None:
         (folder / f"{value}-{dist.get_rank()}.json").write_text(json.dumps(record))
 
 
+def sharded(folder: Path) -> None:
+    """Training, evaluation and a resume under FSDP2."""
+    settle = trainer_module._settle
+
+    def settle_and_shard(args):  # accelerate shards on what it takes for GPUs only
+        settle(args)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    trainer_module._settle = settle_and_shard
+    for name in SHARDED:
+        settings: dict = {"micro": ROWS // 2, "eval_rows": EVAL_ROWS, **ADAM}
+        whole = make_trainer(name, folder / name, save_strategy="steps", save_steps=2, **settings)
+        assert whole.is_fsdp_enabled and whole.args.world_size == 2
+        whole.train()
+        metrics = whole.evaluate()
+        whole.save_model(str(folder / f"final-{name}"))
+        again = make_trainer(name, folder / "again", **settings)
+        again.train(resume_from_checkpoint=str(folder / name / "checkpoint-2"))
+        states = [trainer.accelerator.get_state_dict(trainer.model) for trainer in (whole, again)]
+        if dist.get_rank() == 0:
+            assert type(whole.model_wrapped).__name__.startswith("FSDP")
+            same = all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+            record = {"history": whole.state.log_history, "metrics": metrics, "resumed_alike": same}
+            (folder / f"{name}.json").write_text(json.dumps(record))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     results = Path(sys.argv[1])
     for objective in OBJECTIVES:
         make_objective(objective)  # teachers are written: once the processes are joined, only one of them writes
-    for part in (updates, evaluation, resume, bad_loss):
+    for part in (sharded,) if sys.argv[2:] == ["fsdp"] else (updates, evaluation, resume, bad_loss):
         part(results)
     dist.destroy_process_group()

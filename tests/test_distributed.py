@@ -10,36 +10,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import EVAL_ROWS, RUNS, STEPS
+from distributed_worker import ADAM, EVAL_ROWS, RUNS, SHARDED, STEPS
 from safetensors.torch import load_file
 from training_runs import Gradients, make_trainer, relative_error
 from transformers.trainer_utils import get_last_checkpoint
+
+from pretrain_zoo.models.pretraining import AUTO_CLASSES
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent
 
 
+def launch(folder: Path, *options: str, part: str = "") -> Path:
+    """Start the worker on two processes; returns the folder it wrote to."""
+    tests = str(ROOT / "tests")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": tests}
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
+    command += ["--main_process_port", "0", f"{tests}/distributed_worker.py", str(folder), *([part] if part else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
+
+
 @pytest.fixture(scope="session")
 def two_processes(tmp_path_factory) -> Path:
     """Folder with what the worker wrote."""
-    folder = tmp_path_factory.mktemp("distributed")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": str(ROOT / "tests"),
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(ROOT / "accelerate_config.yaml"),
-    ]
-    command += ["--num_processes", "2", "--main_process_port", "0", str(ROOT / "tests" / "distributed_worker.py")]
-    done = subprocess.run([*command, str(folder)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return folder
+    return launch(tmp_path_factory.mktemp("distributed"), "--config_file", f"{ROOT}/accelerate_config.yaml")
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory) -> Path:
+    """The same under FSDP2."""
+    options = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+    options += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return launch(tmp_path_factory.mktemp("sharded"), *options, part="fsdp")
 
 
 @pytest.mark.parametrize("name, dtype", RUNS, ids=[f"{name}-{dtype}".replace("torch.", "") for name, dtype in RUNS])
@@ -102,3 +106,17 @@ def test_bad_loss_of_one_process_stops_all_before_the_step(two_processes, value)
     last = get_last_checkpoint(str(two_processes / value))
     assert last is not None and last.endswith("checkpoint-2")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(Path(last) / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_fsdp_trains_evaluates_and_resumes_alike(sharded, tmp_path, name):
+    record = json.loads((sharded / f"{name}.json").read_text())
+    trainer = make_trainer(name, tmp_path, eval_rows=EVAL_ROWS, **ADAM)
+    trainer.train()
+    expected = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["loss"] for entry in record["history"] if "loss" in entry] == pytest.approx(expected, rel=1e-6)
+    assert record["metrics"]["eval_loss"] == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-9)
+    assert record["resumed_alike"]
+    plain = AUTO_CLASSES[trainer.objective.architecture].from_pretrained(sharded / f"final-{name}")
+    for key, parameter in trainer.model.main.named_parameters():
+        torch.testing.assert_close(plain.get_parameter(key).double(), parameter.double(), rtol=1e-4, atol=1e-6)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -23,6 +24,7 @@ from ..objectives import Objective
 from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from .memory import StreamMemory
+from .sharding import tied_weights_in_the_root
 from .throughput import Throughput
 
 
@@ -120,6 +122,10 @@ class PretrainingTrainer(CheckpointingTrainer):
         """Share of the run that lies before the current step, in [0, 1)."""
         steps = max(self.state.max_steps, 1)
         return min(self.state.global_step, steps - 1) / steps
+
+    def _prepare_for_training(self, *args, **kwargs):
+        with tied_weights_in_the_root(self.model) if self.is_fsdp_enabled else nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
 
     # losses
 
