@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 def launch(folder: Path, *options: str, part: str = "") -> Path:
     """Start the worker on two processes; returns the folder it wrote to."""
     tests = str(ROOT / "tests")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": tests}
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": path}
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
     command += ["--main_process_port", "0", f"{tests}/distributed_worker.py", str(folder), *([part] if part else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)

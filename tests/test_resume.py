@@ -25,7 +25,8 @@ def killed(tmp_path_factory) -> tuple[Path, dict]:
     """Folder of the runs, and what happened to them."""
     folder = tmp_path_factory.mktemp("killed")
     tests = str(Path(__file__).parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, f"{tests}/kill_worker.py", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-5000:]

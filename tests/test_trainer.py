@@ -107,6 +107,26 @@ def test_terms_that_are_not_additive_are_averaged_over_micro_batches(tmp_path):
     assert trainer.state.log_history[0]["loss"] == pytest.approx(np.mean(sums), rel=1e-6)
 
 
+def test_memory_follows_its_streams_through_training(tmp_path):
+    trainer = make_trainer("recurrent_clm", tmp_path, micro=2, accumulate=2, rows=4, steps=3, learning_rate=0.0)
+    trainer.train()
+    trainer.model.eval()
+    sums, counts = np.zeros(3), np.zeros(3)
+    for stream in range(4):
+        carry = None
+        for step in range(3):
+            batch = trainer.data_collator(trainer.train_dataset[4 * step + stream])
+            with torch.no_grad():
+                output = trainer.model(carry=carry, **batch)
+            carry = output.carry
+            sums[step] += float(output.sums["recurrent_clm"])
+            counts[step] += len(batch["label_ids"])
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == pytest.approx(list(sums / counts), rel=1e-6)
+    without = trainer.model(**trainer.data_collator(trainer.train_dataset[8])).sums["recurrent_clm"]
+    assert abs(float(without.detach()) / LENGTH - losses[2]) > 1e-4
+
+
 def test_first_log_after_a_resume_covers_its_own_steps(tmp_path):
     trainer = make_trainer("rtd", tmp_path / "a", steps=4, save_strategy="steps", save_steps=2)
     trainer.train()
