@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -159,10 +159,11 @@ class ObjectiveCollator:
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"return_tensors must be 'pt' or 'np', not {return_tensors!r}")
 
-    def __call__(self, features: list[Mapping], return_tensors: str | None = None) -> Any:
+    def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch: a `BatchEncoding` of tensors (or arrays). Raises `ValueError` for unusable features."""
         from transformers import BatchEncoding
 
+        features = list(features)
         rows, draws = self._rows(features)
         columns = self.objective.corrupt(rows, draws, self.vocabulary)
         for attempt in range(1, ATTEMPTS):

@@ -16,6 +16,8 @@ from .words import word_starts_from_word_ids
 
 _DTYPES = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}
 """Type of a column by the kind of its values."""
+_NOTHING = np.zeros(0, bool)
+"""Stands for empty rows, whose type (often float64) says nothing about the column's."""
 
 
 def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wanted: tuple[str, ...] = ()) -> Columns:
@@ -84,18 +86,19 @@ def _column(feature: Mapping, name: str) -> Any:
     if name not in feature:
         raise ValueError(f"column {name!r} is missing in some features but not in all; give it to all or to none")
     value = feature[name]
-    return value.numpy() if hasattr(value, "numpy") else value
+    return value.numpy() if not isinstance(value, (np.ndarray, list)) and hasattr(value, "numpy") else value
 
 
 def _ragged(rows: list, name: str) -> Ragged:
     try:
         if isinstance(rows[0], np.ndarray):
-            if any(np.ndim(row) != 1 for row in rows):
+            if rows[0].ndim != 1:
                 raise ValueError("rows have more than one dimension, or none")
-            kind = np.result_type(*{row.dtype for row in map(np.asarray, rows) if len(row)} or {np.dtype(np.int64)})
-        else:
-            kind = np.asarray(next(chain.from_iterable(rows), 0)).dtype
-        return Ragged.from_rows(rows, _DTYPES[kind.kind])
+            batch = Ragged.from_rows([row if len(row) else _NOTHING for row in rows])
+            kind = batch.values.dtype.kind if len(batch.values) else "i"
+            return Ragged(batch.values.astype(_DTYPES[kind], copy=False), batch.lengths)
+        kind = np.asarray(next(chain.from_iterable(rows), 0)).dtype.kind
+        return Ragged.from_rows(rows, _DTYPES[kind])
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"column {name!r} must hold one list of numbers per example: {error}") from None
 

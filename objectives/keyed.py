@@ -29,12 +29,9 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def combine(*parts: int | np.ndarray) -> np.ndarray:
     """uint64 hash of integers (arrays broadcast), order-sensitive: `combine(seed, epoch, example)` keys a row."""
-    key = np.zeros(np.broadcast_shapes(*(np.shape(p) for p in parts)), np.uint64).reshape(-1)
+    key = np.zeros(1, np.uint64)
     for part in parts:
-        value = np.broadcast_to(
-            np.asarray(part).astype(np.uint64, casting="unsafe"), (key.size,) if np.ndim(part) else ()
-        )
-        key = mix((key ^ value) + GOLDEN)
+        key = mix((key ^ np.asarray(part).astype(np.uint64)) + GOLDEN)
     return key
 
 

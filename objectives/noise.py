@@ -11,12 +11,14 @@ from collections.abc import Callable
 import numpy as np
 
 from . import keyed
-from .ragged import Ragged, row_sums, slices
+from .ragged import Ragged, running_total, slices
 
 CHOOSE, DECIDE, DRAW, ORDER, SIZE = range(5)
 """Streams of randomness: choosing units, mask/random/keep, the random token, order of visits, n-gram sizes."""
 ALL_BITS = 2**32 - 1
 """Largest 32-bit draw."""
+VISITS_AT_ONCE = 1.3
+"""How far beyond the budget visits of several units are settled together, since some of them meet."""
 
 
 def row_counts(index: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -115,7 +117,7 @@ def fill_budget(
         budget: int64 `[B]`, tokens to take at most.
         size: gives, for indices of units, how many units a visit to each takes, 1 or more. They have to be of one row.
     """
-    totals = np.append(0, np.cumsum(length))
+    totals = running_total(length)
     tokens = totals[offsets[1:]] - totals[offsets[:-1]]
     taken = np.zeros(len(first), bool)
     low, found = _low(score, offsets, np.minimum(budget / np.maximum(tokens, 1), 1))
@@ -141,18 +143,29 @@ def _visit(
         units, ends: what a visit takes if it can: units `units[v]` to `ends[v] - 1`.
         totals: tokens before each unit.
     """
-    row = np.repeat(np.arange(len(counts)), counts)
-    offsets = np.append(0, np.cumsum(counts))
-    begin = offsets[:-1][row]
-    free = _first_come(units, ends, len(taken))
-    cost = (totals[ends] - totals[units]) * free
-    spent = np.append(0, np.cumsum(cost))[begin] - np.cumsum(cost)
-    # Until a visit has to be cut to what is left, the budget plays no part.
-    over = totals[ends] - totals[units] - cost > budget[row] + spent
-    sure = np.cumsum(over) - np.append(0, np.cumsum(over))[begin] == 0
-    taken[slices(units[sure & free], (ends - units)[sure & free])] = True
-    left = budget - row_sums(cost * sure, offsets)
-    units, ends, row = units[~sure], ends[~sure], row[~sure]
+    cost = totals[ends] - totals[units]
+    spent = running_total(cost)
+    begin = np.cumsum(counts) - counts
+    longest = int((ends - units).max(initial=1))
+    # Until a visit has to be cut to what is left, the budget plays no part, and visits can be settled together.
+    reach = budget if longest == 1 else budget * VISITS_AT_ONCE
+    stop = np.minimum(np.searchsorted(spent, spent[begin] + reach, "right") - 1, begin + counts)
+    now = slices(begin, stop - begin)
+    if longest > 1:
+        size, at = stop - begin, np.cumsum(stop - begin) - (stop - begin)
+        free = _first_come(units[now], ends[now], len(taken))
+        used = running_total(cost[now] * free)
+        over = np.flatnonzero(cost[now] + used[:-1] > np.repeat(used[at] + budget, size))
+        size = np.minimum(np.append(over, len(now))[np.searchsorted(over, at)] - at, size)
+        stop, kept = begin + size, slices(at, size)
+        now = now[kept][free[kept]]
+        left = budget - (used[at + size] - used[at])
+    else:
+        left = budget - (spent[stop] - spent[begin])
+    taken[slices(units[now], ends[now] - units[now])] = True
+    rest = np.where(left > 0, begin + counts - stop, 0)
+    later = slices(stop, rest)
+    units, ends, row = units[later], ends[later], np.repeat(np.arange(len(counts)), rest)
     while True:
         fits = (totals[units + 1] - totals[units] <= left[row]) & ~taken[units]  # what does not fit now never will
         units, ends, row = units[fits], ends[fits], row[fits]
@@ -162,7 +175,7 @@ def _visit(
         unit, end, here = units[~following], ends[~following], row[~following]  # the next visit of each row
         while (over := totals[end] - totals[unit] > left[here]).any():
             end = end - over
-        clear = row_sums(taken[slices(unit, end - unit)], np.append(0, np.cumsum(end - unit))) == 0
+        clear = np.diff(running_total(taken[slices(unit, end - unit)])[running_total(end - unit)]) == 0
         unit, end, here = unit[clear], end[clear], here[clear]
         taken[slices(unit, end - unit)] = True
         left[here] -= totals[end] - totals[unit]
@@ -250,8 +263,9 @@ def replace(
         return out
     decide_at = positions.values if decide_at is None else decide_at
     u = keyed.uniform_at(key, decide_at, DECIDE, positions.lengths)
-    out[chosen[u < mask_prob]] = mask_id
+    new = np.where(u < mask_prob, mask_id or 0, values[chosen])
     random = np.flatnonzero((u >= mask_prob) & (u < mask_prob + random_prob))
     drawn = keyed.integers_at(key[positions.rows[random]], positions.values[random], DRAW, len(pool))
-    out[chosen[random]] = pool[drawn]
+    new[random] = pool[drawn]
+    out[chosen] = new
     return out

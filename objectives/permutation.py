@@ -13,7 +13,7 @@ come earlier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -240,7 +240,7 @@ class DataCollatorForPermutationLanguageModeling(ObjectiveCollator):
     def __init__(self, tokenizer: Any, **settings: Any):
         super().__init__("plm", tokenizer, sparse_labels=True, **settings)
 
-    def __call__(self, features: list[Mapping], return_tensors: str | None = None) -> Any:
+    def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch; raises `ValueError` for unusable features."""
         batch = super().__call__(features, return_tensors="pt")
         rows, length = batch["input_ids"].shape

@@ -39,9 +39,7 @@ class Ragged:
     @cached_property
     def offsets(self) -> np.ndarray:
         """int64 `[B + 1]`: row `b` is `values[offsets[b]:offsets[b + 1]]`."""
-        offsets = np.zeros(len(self.lengths) + 1, np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        return offsets
+        return running_total(self.lengths)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -105,11 +103,20 @@ def slices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(np.asarray(starts) - (ends - lengths), lengths) + np.arange(total)
 
 
-def row_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """int64 `[B]`: sum of `values` over each row, zero for empty rows (unlike `np.add.reduceat`)."""
+def running_total(values: np.ndarray) -> np.ndarray:
+    """int64 `[N + 1]`: sum of the values before each, and of all.
+
+    >>> running_total(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
     totals = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, out=totals[1:])
-    return totals[offsets[1:]] - totals[offsets[:-1]]
+    return totals
+
+
+def row_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """int64 `[B]`: sum of `values` over each row, zero for empty rows (unlike `np.add.reduceat`)."""
+    return np.diff(running_total(values)[offsets])
 
 
 def concatenate(parts: Sequence[Ragged]) -> Ragged:

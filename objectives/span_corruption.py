@@ -12,7 +12,7 @@ Raffel et al. 2019, "Exploring the limits of transfer learning with a unified te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -186,7 +186,7 @@ class DataCollatorForT5MLM(ObjectiveCollator):
         super().__init__("span_corruption", tokenizer, **settings)
         self.expected = {"input_ids": input_length, "labels": target_length}
 
-    def __call__(self, features: list[Mapping], return_tensors: str | None = None) -> Any:
+    def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch; raises `ValueError` for unusable features."""
         batch = super().__call__(features, return_tensors)
         for name, length in self.expected.items():
