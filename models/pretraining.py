@@ -306,7 +306,12 @@ class PretrainingModel(PreTrainedModel):
         return stock_model(self.main).resize_token_embeddings(*args, **kwargs)
 
 
-def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary) -> PretrainingModel:
+def build_model(
+    objective: Objective,
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    model_class: type[PretrainingModel] = PretrainingModel,
+) -> PretrainingModel:
     """The model for an objective of a plain architecture: "masked_lm", "causal_lm" or "seq2seq".
 
     Heads that an earlier run left beside the backbone's checkpoint go on from there.
@@ -327,7 +332,7 @@ def build_model(objective: Objective, backbone: Backbone, vocabulary: Vocabulary
         known = backbone.config.to_dict()
         overrides = {name: True for name in ("is_decoder", "causal") if name in known}  # else encoders see ahead
     main = backbone.load(AUTO_CLASSES[objective.architecture], **overrides)
-    model = PretrainingModel(objective, main, objective.heads(main, vocabulary))
+    model = model_class(objective, main, objective.heads(main, vocabulary))
     if backbone.checkpoint is not None:
         model.load_heads(backbone.checkpoint)
     if getattr(objective, "document_attention", False):

@@ -12,12 +12,14 @@ from . import (  # noqa: F401 - registers
     mlm,
     mpnet,
     permutation,
+    prefix_lm,
     recurrent,
     replaced_tokens,
     sentence_pairs,
     span_corruption,
     spans,
     ul2,
+    unilm,
 )
 from .base import Column, Columns, Draws, Objective, Plan, Term
 from .collator import ObjectiveCollator

@@ -95,7 +95,7 @@ def test_rows_are_masked_at_their_rate(vocabulary, weighting):
 
 
 def test_times_are_stratified(vocabulary):
-    """Any 64 draws in a row have times within 3 / 64 of evenly spread ones; the loss varies less than with random ones."""
+    """Any 64 draws in a row have times within 3 / 64 of evenly spread ones; the loss varies less than by chance."""
     objective = get_objective("diffusion", weighting="llada")
 
     def batch_losses(number):

@@ -39,6 +39,8 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "all_tokens_mlm": ("electra-tiny", {}),
     "diffusion": ("bert-tiny", {"packing": "documents"}),  # weights and a count of its own
     "clm": ("gpt2-tiny", {"packing": "documents"}),
+    "prefix_lm": ("gpt2-tiny", {"packing": "documents"}),
+    "unilm": ("bert-tiny", {}),
     "fim": ("gpt2-tiny", {}),
     "plm": ("xlnet-tiny", {"mem_len": 8}),
     "recurrent_clm": ("xlnet-tiny", {"mem_len": 8}),  # memory that must follow its streams
