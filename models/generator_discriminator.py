@@ -43,6 +43,7 @@ class GeneratorDiscriminator(PretrainingModel):
     """
 
     ties: Mapping[str, str] = {}
+    tie_mode: str = "none"
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class GeneratorDiscriminator(PretrainingModel):
     ):
         tied = {} if objective.tie == "none" else tie_embeddings(main, generator, objective.tie)
         super().__init__(objective, main, {"generator": generator, **(heads or {})})
-        self.temperature = objective.temperature
+        self.temperature, self.tie_mode = objective.temperature, objective.tie
         self.generator_rows = attach(generator)
         self.generator_accepts = frozenset(inspect.signature(generator.forward).parameters)
         self.deltas = tuple(name for name, module in main.named_modules() if isinstance(module, DeltaEmbedding))
@@ -62,7 +63,7 @@ class GeneratorDiscriminator(PretrainingModel):
 
     def network_of(self, parameter: str) -> str:
         """The generator is a network of its own where the two share no gradient (DeBERTaV3)."""
-        return "generator" if parameter.startswith("heads.generator.") and self.objective.tie != "shared" else "main"
+        return "generator" if parameter.startswith("heads.generator.") and self.tie_mode != "shared" else "main"
 
     @classmethod
     def build(cls, objective: GeneratorObjective, backbone: Backbone) -> GeneratorDiscriminator:
