@@ -76,6 +76,14 @@ def test_smallest_equals_sorting(rows):
     assert noise.smallest(score, offsets, count).tolist() == expected
 
 
+def test_smallest_where_the_bound_does_not_suffice():
+    """One score too few lies below the bound, in one row of two."""
+    low, high = np.arange(9, dtype=np.uint32), np.full(491, 2**32 - 2, np.uint32)
+    score = np.concatenate([high, low, low, high])
+    taken = noise.smallest(score, np.array([0, 500, 1000]), np.array([10, 9]))
+    assert taken.tolist() == [0, *range(491, 500), *range(500, 509)]
+
+
 def test_order_of_very_many_rows():
     """Beyond what fits into 64 bits, rows are sorted another way, to the same effect."""
     rng = np.random.default_rng(0)
