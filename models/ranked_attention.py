@@ -53,7 +53,7 @@ class RankedAttentionModel(PretrainingModel):
         return inputs
 
 
-def _check(model: RankedAttentionModel) -> None:
+def _check(model: PretrainingModel) -> None:
     """Refuse, by a `ValueError`, a model that does not attend by rank: tried out on four tokens."""
     config, name = model.config, type(stock_model(model.main)).__name__
     if config._attn_implementation not in ("eager", "sdpa"):

@@ -18,6 +18,7 @@ from . import (  # noqa: F401 - registers
     sentence_pairs,
     span_corruption,
     spans,
+    translation,
     ul2,
     unilm,
 )
@@ -40,6 +41,7 @@ from .mass import DataCollatorForMASS
 from .ragged import Ragged
 from .registry import get_objective, list_objectives, register
 from .span_corruption import DataCollatorForT5MLM
+from .translation import DataCollatorForTLM
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "DataCollatorForSOP",
     "DataCollatorForSpanMask",
     "DataCollatorForT5MLM",
+    "DataCollatorForTLM",
     "DataCollatorForWholeWordMask",
     "Documents",
     "Draws",

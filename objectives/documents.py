@@ -43,18 +43,28 @@ class Documents:
         return len(self.tokens) - len(self)
 
     def select(self, documents: np.ndarray) -> Documents:
-        """The given documents (indices, in the given order) as `Documents` of their own."""
+        """The given documents (indices, in the given order) as `Documents` of their own.
+
+        Translations stay where both documents are among them.
+        """
         from .ragged import slices  # local: ragged has no need of this module
 
         documents = np.asarray(documents, np.int64)
         starts, ends = self.offsets[documents], self.offsets[documents + 1]
         index = slices(starts, ends - starts)
+        translations = self.translations
+        if translations is not None:
+            place = np.full(len(self), -1)
+            place[documents] = np.arange(len(documents))
+            translations = place[translations]
+            translations = translations[(translations >= 0).all(1)]
         return Documents(
             tokens=self.tokens[index],
             offsets=np.concatenate([[0], np.cumsum(ends - starts)]),
             word_starts=self.word_starts[index],
             sentence_starts=self.sentence_starts[index],
             languages=None if self.languages is None else self.languages[documents],
+            translations=translations,
             fingerprint=selection_fingerprint(self.fingerprint, documents),
         )
 

@@ -82,7 +82,7 @@ class UnifiedLM(NgramMaskedLM):
         """Text of the features, without padding and the tokens around it; `max_length` must leave room for a pair's."""
         rows = without_padding(super().from_features(features, vocabulary), vocabulary)
         ids: Ragged = rows["input_ids"]
-        text = vocabulary.maskable[ids.values]
+        text = ~np.isin(ids.values, vocabulary.framing)
         return {name: c.keep(text) if isinstance(c, Ragged) else c for name, c in rows.items()}
 
     def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:

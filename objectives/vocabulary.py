@@ -91,6 +91,13 @@ class Vocabulary:
             "add one, or use a packing that does not cross documents"
         )
 
+    @property
+    def framing(self) -> np.ndarray:
+        """Sorted ids of the tokens that stand around and between texts, as the tokenizer puts them."""
+        ids = {self.cls_id, self.sep_id, self.bos_id, self.eos_id}
+        ids |= {*self.prefix, *self.suffix, *self.pair_prefix, *self.middle, *self.pair_suffix}
+        return np.array(sorted(i for i in ids if i is not None), np.int64)
+
     def require(self, *names: str) -> None:
         """Raise `ValueError` unless the tokenizer has these tokens (`require("mask", "pad")`)."""
         for name in names:

@@ -11,6 +11,7 @@ green. Settings of the objective are flags. Each text is a document; without any
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import os
 import re
@@ -86,6 +87,8 @@ def show(objective: Objective, tokenizer: Any, texts: list[str], length: int = 6
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     objective.check(vocabulary)
     documents: Documents = encode(tokenizer.backend_tokenizer, texts)
+    pairs = np.arange(len(documents) // 2 * 2).reshape(-1, 2)  # each second text stands for a translation
+    documents = dataclasses.replace(documents, translations=pairs)
     options = {"seed": seed, "epoch": 0, "global_batch": 1}
     plan = objective.plan(documents, vocabulary, length=length, **options)
     while not len(plan) and length > SHORTEST:  # some plans drop what does not fill an example

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, list_objectives
 
-PAIRS = {"nsp", "sop"}
-"""Their collator reads documents; see test_sentence_pairs."""
+PAIRS = {"nsp", "sop", "tlm"}
+"""Their collators read documents or pairs; see test_sentence_pairs and test_translation."""
 MASKED = {"mlm", "whole_word_mlm", "ngram_mlm", "span_mlm"}
 
 NAMES = [name for name in list_objectives() if name not in PAIRS]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from conftest import make_texts
 from transformers import AutoModelForMaskedLM, TrainerCallback, TrainingArguments
@@ -38,6 +40,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "replace_mlm": ("electra-tiny", {}),
     "all_tokens_mlm": ("electra-tiny", {}),
     "diffusion": ("bert-tiny", {"packing": "documents"}),  # weights and a count of its own
+    "tlm": ("xlm-tiny", {}),
     "clm": ("gpt2-tiny", {"packing": "documents"}),
     "prefix_lm": ("gpt2-tiny", {"packing": "documents"}),
     "unilm": ("bert-tiny", {}),
@@ -61,7 +64,10 @@ def text():
     tokenizer = train_tokenizer(texts, "wordpiece", vocab_size=200)
     needed = [t for name, (_, settings) in OBJECTIVES.items() for t in get_objective(name, **settings).special_tokens]
     tokenizer.add_tokens(list(dict.fromkeys(needed)), special_tokens=True)
-    return tokenizer, Vocabulary.from_tokenizer(tokenizer), encode(tokenizer.backend_tokenizer, texts)
+    documents = encode(tokenizer.backend_tokenizer, texts)
+    pairs = np.arange(len(documents)).reshape(-1, 2)  # as if each second document were a translation
+    documents = replace(documents, translations=pairs, languages=np.tile(np.array([0, 1], np.int16), len(pairs)))
+    return tokenizer, Vocabulary.from_tokenizer(tokenizer), documents
 
 
 @lru_cache
