@@ -163,7 +163,7 @@ def compare_collators(
 
 
 def time_objectives(documents: Documents, vocabulary: Vocabulary, rounds: int) -> list[dict[str, Any]]:
-    """Seconds and tokens per batch of every objective that plain text serves, from planned examples to padded arrays."""
+    """Seconds and tokens per batch of each objective that plain text serves, from planned examples to padded arrays."""
     results: list[dict[str, Any]] = []
     for name in list_objectives():
         objective = get_objective(name)
