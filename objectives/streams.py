@@ -30,7 +30,8 @@ class StreamPlan:
         advance: slots from one segment to the next of its stream.
         size: slots of a segment.
         num_streams: rows of a global batch.
-        bidirectional: read odd streams backwards, the last token first (XLNet's `bi_data`).
+        bidirectional: odd streams read the text of the stream before them backwards, the last token first (XLNet's
+            `bi_data`), so that all text is read in both directions.
         columns: optional columns to provide ("word_starts").
     """
 
@@ -44,10 +45,15 @@ class StreamPlan:
     order: Literal["shuffled", "streams"] = "streams"
 
     @property
+    def share(self) -> int:
+        """Slots of the text that a stream reads."""
+        texts = (self.num_streams + 1) // 2 if self.bidirectional else self.num_streams
+        return len(self.documents.tokens) // texts
+
+    @property
     def per_stream(self) -> int:
         """Segments of each stream."""
-        share = len(self.documents.tokens) // self.num_streams
-        return max((share - (self.size - self.advance)) // self.advance, 0)
+        return max((self.share - (self.size - self.advance)) // self.advance, 0)
 
     def __len__(self) -> int:
         return self.num_streams * self.per_stream
@@ -56,13 +62,10 @@ class StreamPlan:
         """(slots `[N · size]` in reading order, whether each is read backwards) of part of each segment."""
         size = self.size if size is None else size
         stream, segment = np.divmod(index, self.per_stream)
-        start = stream * (len(self.documents.tokens) // self.num_streams) + segment * self.advance + begin
-        slots = slices(start, np.full(len(index), size))
+        text = (stream // 2 if self.bidirectional else stream) * self.share
+        within = slices(segment * self.advance + begin, np.full(len(index), size))
         backwards = np.repeat(self.bidirectional & (stream % 2 == 1), size)
-        return self._turn(slots, backwards), backwards
-
-    def _turn(self, slots: np.ndarray, backwards: np.ndarray) -> np.ndarray:
-        return np.where(backwards, len(self.documents.tokens) - 1 - slots, slots)
+        return np.repeat(text, size) + np.where(backwards, self.share - 1 - within, within), backwards
 
     def read(self, slots: np.ndarray, backwards: np.ndarray, lengths: np.ndarray) -> Columns:
         """Tokens at these slots, and whether each begins a word in its reading direction."""
@@ -112,7 +115,8 @@ class TwoSegmentPlan(StreamPlan):
         other = keyed.uniform_at(key, zero, COIN) < 0.5
         room = len(self.documents.tokens) - rest
         begin = keyed.integers_at(key, zero, ELSEWHERE, max(room, 1))
-        elsewhere = self._turn(begin[:, None] + np.arange(rest), tail_back.reshape(count, rest))
+        forwards = np.arange(rest)
+        elsewhere = begin[:, None] + np.where(tail_back.reshape(count, rest), rest - 1 - forwards, forwards)
         in_b = np.arange(rest) >= cut[:, None]
         chosen = np.where(in_b & other[:, None], np.take_along_axis(elsewhere, _shift(cut, rest), 1), tail)
         head = self.read(head_slots, head_back, np.full(count, self.advance))

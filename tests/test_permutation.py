@@ -148,12 +148,23 @@ def test_two_segments_layout(stream, vocabulary):
 
 def test_backward_streams_read_the_text_reversed(stream, vocabulary):
     objective = get_objective("plm", two_segments=False, bi_data=True)
-    plan, rows = rows_of(objective, stream, vocabulary, length=64, batch=2)
+    plan, rows = rows_of(objective, stream, vocabulary, length=64, batch=4)
     text = np.where(stream.tokens < 0, vocabulary.separator, stream.tokens)
-    assert np.array_equal(rows["input_ids"].row(0), text[:64])
-    begin = plan.num_streams and len(text) // 2
-    backwards = text[::-1][begin : begin + 64]
-    assert np.array_equal(rows["input_ids"].row(plan.per_stream), backwards)
+    half = len(text) // 2
+    for number, begun in enumerate([text, text[half - 1 :: -1], text[half:], text[::-1]]):
+        assert np.array_equal(rows["input_ids"].row(number * plan.per_stream), begun[:64])
+
+
+@pytest.mark.parametrize("two_segments", [False, True])
+@pytest.mark.parametrize("bi_data, times", [(False, 1), (True, 2)])
+def test_streams_read_all_text_in_each_direction(bi_data, times, two_segments, stream, vocabulary):
+    objective = get_objective("plm", two_segments=two_segments, bi_data=bi_data)
+    plan = objective.plan(stream, vocabulary, length=64, seed=0, epoch=0, global_batch=4)
+    slots, backwards = plan.slots(np.arange(len(plan)), 0, plan.advance)
+    for direction in (False, True)[:times]:
+        read = np.bincount(slots[backwards == direction], minlength=len(stream.tokens))
+        assert read.max() == 1  # nothing twice
+        assert (read == 0).sum() < 4 * (plan.size + 1)  # only the rest of each stream is left out
 
 
 def test_epochs_pair_other_segments(stream, vocabulary):
