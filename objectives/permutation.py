@@ -91,7 +91,7 @@ class PermutationLM(Objective):
         size = length - 3 if self.two_segments else length
         if not 0 < reuse < size - 1:
             raise ValueError(f"reuse_len {reuse} must leave room in rows of {length} tokens; lower it")
-        arguments = (documents, vocabulary, reuse, size, global_batch, self.bi_data, self.row_columns)
+        arguments = (documents, vocabulary, reuse, size, global_batch, self.bi_data, (*self.row_columns, "parts"))
         if self.two_segments:
             return TwoSegmentPlan(*arguments, seed=seed, epoch=epoch)
         return StreamPlan(*arguments)

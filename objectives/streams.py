@@ -32,7 +32,8 @@ class StreamPlan:
         num_streams: rows of a global batch.
         bidirectional: odd streams read the text of the stream before them backwards, the last token first (XLNet's
             `bi_data`), so that all text is read in both directions.
-        columns: optional columns to provide ("word_starts").
+        columns: optional columns to provide: "word_starts"; "parts", 0 for what the next segment does not read again,
+            1 for the rest.
     """
 
     documents: Documents
@@ -82,10 +83,11 @@ class StreamPlan:
         """Plain segments: `input_ids`, and `stream_starts`, true where a stream begins anew (its memory is stale)."""
         index = np.asarray(index, np.int64)
         slots, backwards = self.slots(index)
-        return {
-            **self.read(slots, backwards, np.full(len(index), self.size)),
-            "stream_starts": index % self.per_stream == 0,
-        }
+        columns = self.read(slots, backwards, np.full(len(index), self.size))
+        if "parts" in self.columns:
+            parts = (np.arange(self.size) >= self.advance).astype(np.int64)
+            columns["parts"] = columns["input_ids"].with_values(np.tile(parts, len(index)))
+        return {**columns, "stream_starts": index % self.per_stream == 0}
 
 
 @dataclass(frozen=True)

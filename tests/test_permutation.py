@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 from pretrain_zoo.objectives.documents import from_lists
 from pretrain_zoo.objectives.permutation import SPAN, permutation_mask, target_positions
 
@@ -234,8 +235,6 @@ def test_memory_passes_no_gradient_and_is_read(stream, vocabulary, wordpiece_tok
 
 
 def batch_of(objective, plan, index, vocabulary):
-    from pretrain_zoo.objectives.collator import pad_columns, to_tensors
-
     columns = corrupted(objective, plan.rows(np.array(index)), vocabulary)
     batch = to_tensors(pad_columns(columns, objective.columns, vocabulary))
     batch["stream_starts"] = torch.zeros(len(index), dtype=torch.bool)
@@ -271,6 +270,25 @@ def test_other_backbones_are_refused(vocabulary):
 
     with pytest.raises(ValueError, match="XLNet"):
         get_objective("plm").build(Backbone(BertConfig(vocab_size=100)), vocabulary)
+
+
+@pytest.mark.parametrize("two_segments", [True, False])
+def test_no_row_reads_its_own_text_from_the_memory(two_segments, stream, vocabulary):
+    """What the next row of a stream predicts must not reach it through the memory of this row."""
+    objective = get_objective("plm", two_segments=two_segments, mem_len=384)
+    model = tiny_model(objective, vocabulary)
+    plan = objective.plan(stream, vocabulary, length=64, seed=0, epoch=0, global_batch=1)
+    index = np.array([0])
+    columns = objective.corrupt(plan.rows(index), Draws.of(0, index, 0, index), vocabulary)
+    changed = columns["input_ids"].values.copy()
+    changed[plan.advance :] = vocabulary.random_pool[0]  # read again by the next row
+    carries = []
+    for ids in (columns["input_ids"].values, changed):
+        rows = {**columns, "input_ids": columns["input_ids"].with_values(ids)}
+        carries.append(model.run(to_tensors(pad_columns(rows, objective.columns, vocabulary)))["carry"])
+    for one, other in zip(*carries):
+        assert one.shape[1] == plan.advance
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_drop_in_collator_trains_a_stock_model(wordpiece_tokenizer, vocabulary):
