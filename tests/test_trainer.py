@@ -305,7 +305,6 @@ def test_best_checkpoint_is_kept_and_loaded(tmp_path):
         "mlm",
         tmp_path,
         steps=4,
-        learning_rate=3.0,  # gets worse in the end
         eval_rows=9,
         eval_strategy="steps",
         eval_steps=1,
@@ -313,18 +312,15 @@ def test_best_checkpoint_is_kept_and_loaded(tmp_path):
         save_steps=1,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_accuracy",
-        greater_is_better=False,  # any measure whose best is not the last
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # the best is the first, then
     )
     trainer.train()
-    scores = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
-    best = 1 + int(np.argmin(scores))
-    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} <= {
-        f"checkpoint-{best}",
-        *(f"checkpoint-{i}" for i in (3, 4)),
-    }
-    assert trainer.evaluate()["eval_accuracy"] == pytest.approx(min(scores), rel=1e-12)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert losses[0] == max(losses) > losses[-1]
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"checkpoint-1", "checkpoint-4"}
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[0], rel=1e-12)
 
 
 # arguments

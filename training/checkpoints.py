@@ -42,14 +42,17 @@ def discard(checkpoint: Path) -> None:
 
 
 def rotate(run: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond `limit` (`None`: none), but neither the newest nor the best."""
+    """Delete the oldest checkpoints beyond `limit` (`None`: none), but neither the newest nor the best.
+
+    Deletes the staging folder too, with whatever a killed run left there.
+    """
     checkpoints = [Path(path) for path in sort_checkpoints(str(run))]
-    if not limit or limit < 0 or not checkpoints:
-        return
-    kept = {checkpoints[-1], *([Path(best)] if best else [])}
-    spare = [path for path in checkpoints if path not in kept]
-    for path in spare[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
-        discard(path)
+    if limit and limit > 0 and checkpoints:
+        kept = {checkpoints[-1], *([Path(best)] if best else [])}
+        spare = [path for path in checkpoints if path not in kept]
+        for path in spare[: max(len(checkpoints) - max(limit, len(kept)), 0)]:
+            discard(path)
+    shutil.rmtree(run / STAGING, ignore_errors=True)
 
 
 class CheckpointingTrainer(Trainer):
@@ -74,8 +77,8 @@ class CheckpointingTrainer(Trainer):
                 raise ValueError(f"there is no checkpoint in {folder} to resume from")
         if self.args.should_save:
             shutil.rmtree(Path(folder) / STAGING, ignore_errors=True)  # of a run that was killed
-        if isinstance(resume_from_checkpoint, str):
-            file = Path(resume_from_checkpoint) / DATA_STATE
+        if resume_from_checkpoint:
+            file = Path(str(resume_from_checkpoint)) / DATA_STATE
             if not file.is_file():
                 raise ValueError(f"cannot resume from {file.parent}: it is no checkpoint of this trainer")
             self.train_dataset.restore(json.loads(file.read_text()))
@@ -111,7 +114,6 @@ class CheckpointingTrainer(Trainer):
                 (staged / DATA_STATE).write_text(json.dumps(self.train_dataset.state(self.state.global_step), indent=1))
                 publish(staged, target)
                 rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
-                shutil.rmtree(staging, ignore_errors=True)
             self._barrier()
 
     def _barrier(self) -> None:
