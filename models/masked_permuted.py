@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from ..objectives.mpnet import compensated_mask
+from .masked_positions import stock_model
 from .pretraining import _POSITIONS_AFTER_PAD, PretrainingModel
 
 BACKBONES = ("mpnet", "bert", "roberta", "xlm-roberta", "electra")
@@ -45,8 +46,19 @@ class MaskedPermutedModel(PretrainingModel):
         objective.check(vocabulary, backbone.config)
         model = cls(objective, backbone.load(AutoModelForMaskedLM))
         if kind == "mpnet":
-            model.main.mpnet.encoder.__class__ = _PlacedEncoder
+            stock_model(model.main).base_model.encoder.__class__ = _PlacedEncoder
         return model
+
+    def run(self, batch, carry=None, want=()):
+        """As `PretrainingModel.run`; afterwards `main` takes ordinary rows again."""
+        if self.config.model_type != "mpnet":
+            return super().run(batch, carry, want)
+        encoder: Any = stock_model(self.main).base_model.encoder
+        encoder.places = batch["position_ids"]
+        try:
+            return super().run(batch, carry, want)
+        finally:
+            encoder.places = None
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Positions, the mask as 0 / −max, `[B, 1, S, S]`, and the ids."""
@@ -60,6 +72,4 @@ class MaskedPermutedModel(PretrainingModel):
         }
         if "token_type_ids" in self.accepts:  # the models' own default is no longer than their positions
             inputs["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-        if self.config.model_type == "mpnet":
-            self.main.mpnet.encoder.places = batch["position_ids"]
         return inputs

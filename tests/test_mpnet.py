@@ -109,9 +109,21 @@ def test_single_prediction_equals_masked_lm(vocabulary):
     target = int(out["position_ids"].row(0)[-1])
     ids = torch.from_numpy(rows.row(0).copy())[None]
     ids[0, target] = vocabulary.mask_id
-    model.main.mpnet.encoder.places = None
     stock = model.main(input_ids=ids, position_ids=torch.arange(20)[None] + 2).logits[0, target]
     torch.testing.assert_close(logits[0], stock, rtol=0, atol=1e-9)
+
+
+def test_exported_model_is_stock_after_training(vocabulary):
+    objective = get_objective("mpnet")
+    _, _, batch = batch_for(objective, vocabulary, [40, 33])
+    model = objective.build(tiny("mpnet", vocabulary), vocabulary).eval()
+    model.main.mpnet.encoder.relative_attention_bias.weight.data.normal_()
+    plain = objective.export(model)[""]
+    ids = batch["input_ids"]  # of the same shape
+    before, short = plain(ids).logits, plain(ids[:, :7]).logits
+    model(**batch)
+    torch.testing.assert_close(plain(ids).logits, before)
+    torch.testing.assert_close(plain(ids[:, :7]).logits, short)
 
 
 def test_one_step_lowers_the_loss(vocabulary):
