@@ -70,13 +70,13 @@ class PermutationModel(_XLNetWithMemory):
 
     @staticmethod
     def settings(objective) -> dict[str, Any]:
-        """Memory of the reused part only, as in the released code."""
-        return {"mem_len": objective.mem_len or None, "attn_type": "bi", "bi_data": objective.bi_data}
+        """Memory of the reused part only, as in the released code; users' rows are all read forwards."""
+        return {"mem_len": objective.mem_len or None, "attn_type": "bi", "bi_data": False}
 
     def run(self, batch, carry=None, want=()):
         """`logits` `[N, V]` of the labelled positions, `carry`."""
         ids = batch["input_ids"]
-        order = _halves(len(ids)) if self.objective.bi_data else None
+        order = _halves(len(ids), ids.device) if self.objective.bi_data else None
         row, column, number = target_positions(batch, ids.shape[1])
         targets = torch.zeros_like(ids, dtype=torch.bool)
         targets[row, column] = True
@@ -90,8 +90,13 @@ class PermutationModel(_XLNetWithMemory):
             "target_mapping": mapping,
             "token_type_ids": batch.get("token_type_ids"),
         }
-        self.main.transformer.reuse_len = int((batch["parts"][0] == 0).sum()) or None
-        hidden, memory = self._in_order(order, batch, carry, arguments)
+        transformer = self.main.transformer
+        transformer.reuse_len = int((batch["parts"][0] == 0).sum()) or None
+        transformer.bi_data = self.objective.bi_data
+        try:
+            hidden, memory = self._in_order(order, batch, carry, arguments)
+        finally:
+            transformer.bi_data = False
         return {"logits": self.main.lm_loss(hidden[row, number]), "carry": memory}
 
     def _in_order(self, order, batch, carry, arguments):
@@ -125,11 +130,11 @@ def _positions_in_dtype(layer, args, kwargs):
     return args, {**kwargs, "r": kwargs["r"].to(layer.rel_attn.q.dtype)}
 
 
-def _halves(rows: int) -> torch.Tensor:
+def _halves(rows: int, device: torch.device) -> torch.Tensor:
     """Order that puts even rows, read forwards, before odd ones: XLNet turns the positions of the second half round.
 
     Raises `ValueError` for an odd number of rows.
     """
     if rows % 2:
         raise ValueError("bi_data needs an even number of rows per device; change per_device_train_batch_size")
-    return torch.cat([torch.arange(0, rows, 2), torch.arange(1, rows, 2)])
+    return torch.cat([torch.arange(first, rows, 2, device=device) for first in (0, 1)])

@@ -291,6 +291,32 @@ def test_no_row_reads_its_own_text_from_the_memory(two_segments, stream, vocabul
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_backward_rows_are_read_backwards_in_training_only(stream, vocabulary, tmp_path):
+    """Turned-round positions for odd rows while training; the plain model, also from its checkpoint, knows none."""
+    from transformers import AutoModel
+
+    logits = {}
+    for bi_data in (False, True):
+        objective = get_objective("plm", two_segments=False, mem_len=0, bi_data=bi_data)
+        model = tiny_model(objective, vocabulary)  # weights and biases from one seed, also these
+        for layer in model.main.transformer.layer:
+            layer.rel_attn.r.data.normal_()
+            layer.rel_attn.r_r_bias.data.normal_()
+        plan = get_objective("plm", two_segments=False).plan(
+            stream, vocabulary, length=32, seed=0, epoch=0, global_batch=2
+        )
+        batch = batch_of(objective, plan, [0, 0, 1, 1], vocabulary)
+        logits[bi_data] = model.run(batch)["logits"], target_positions(batch, 32)[0]
+    (forwards, row), (mixed, _) = logits[False], logits[True]
+    even = row % 2 == 0
+    model.save_pretrained(tmp_path)
+    for plain in (model.main.transformer, AutoModel.from_pretrained(tmp_path).double().eval()):
+        assert not plain.config.bi_data
+        hidden = plain(batch["input_ids"][[0, 0]]).last_hidden_state
+        torch.testing.assert_close(hidden[0], hidden[1])
+    assert torch.allclose(forwards[even], mixed[even]) and not torch.allclose(forwards[~even], mixed[~even])
+
+
 def test_drop_in_collator_trains_a_stock_model(wordpiece_tokenizer, vocabulary):
     from transformers import XLNetConfig, XLNetLMHeadModel
 
