@@ -40,7 +40,10 @@ class EnhancedMaskDecoderModel(PretrainingModel):
 
     @classmethod
     def build(cls, objective, backbone, vocabulary):
-        """From a backbone. Raises `ValueError` unless it is a DeBERTa whose input has no absolute positions."""
+        """From a backbone, with the table of positions that an earlier run left beside its checkpoint, if any.
+
+        Raises `ValueError` unless it is a DeBERTa whose input has no absolute positions.
+        """
         config = backbone.config
         if config.model_type != "deberta-v2":  # the stock layer of model type "deberta" fails on queries
             raise ValueError(
@@ -53,7 +56,10 @@ class EnhancedMaskDecoderModel(PretrainingModel):
                 "train it with ngram_mlm, or use a checkpoint without them"
             )
         objective.check(vocabulary, config)
-        return cls(objective, backbone.load(AutoModelForMaskedLM, position_biased_input=False))
+        model = cls(objective, backbone.load(AutoModelForMaskedLM, position_biased_input=False))
+        if backbone.checkpoint is not None:
+            model.load_heads(backbone.checkpoint)
+        return model
 
     def run(self, batch, carry=None, want=()):
         """As `PretrainingModel.run`, the last hidden state being the decoder's."""

@@ -103,6 +103,13 @@ def test_checkpoint_is_stock_and_comes_back(tmp_path, vocabulary):
     torch.testing.assert_close(other.run(batch)["logits"], model.run(batch)["logits"])
 
 
+def test_a_later_run_goes_on_with_the_table_of_positions(tmp_path, vocabulary):
+    objective, model = make(vocabulary)
+    model.save_pretrained(tmp_path)
+    later = objective.build(Backbone(model.main.config, checkpoint=str(tmp_path)), vocabulary)
+    torch.testing.assert_close(later.absolute_positions.weight, model.absolute_positions.weight, rtol=0, atol=0)
+
+
 def test_masking_rate_is_flat_over_positions(vocabulary):
     objective = get_objective("emd_mlm")
     rows = Ragged.from_rows([np.resize(vocabulary.random_pool, 200)] * 2000)
