@@ -18,6 +18,7 @@ from training_runs import OBJECTIVES, ROWS, Gradients, make_objective, make_trai
 from transformers import TrainerCallback
 
 from pretrain_zoo.training import trainer as trainer_module
+from pretrain_zoo.training.sums import Sums
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
 EVAL_ROWS = 27
@@ -39,8 +40,10 @@ def updates(folder: Path) -> None:
             save_file(tensors, folder / f"{name}-{dtype}.safetensors")
             (folder / f"{name}-{dtype}.json").write_text(json.dumps(trainer.state.log_history))
     one, other = ({"a": [2.0, 1.0], "b": [3.0, 1.0], "c": [0.0, 0.0]}, {"a": [8.0, 3.0]})
-    mine = {n: torch.tensor(pair, dtype=torch.float64) for n, pair in (one, other)[dist.get_rank()].items()}
-    (folder / f"means-{dist.get_rank()}.json").write_text(json.dumps(trainer._means(mine)))
+    sums = Sums(torch.device("cpu"))
+    for name, (total, count) in (one, other)[dist.get_rank()].items():
+        sums.add(name, torch.tensor(total), torch.tensor(count))
+    (folder / f"means-{dist.get_rank()}.json").write_text(json.dumps(sums.means()))
 
 
 def evaluation(folder: Path) -> None:

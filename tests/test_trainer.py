@@ -247,6 +247,11 @@ def test_evaluation_batches_hold_each_row_once(rows, size):
     batches = [batch for group in dataset.batches(size) for batch in group]
     assert max(map(len, batches)) <= size
     assert Counter(n for batch in batches for n in batch) == Counter(range(rows))
+    for world in (1, 2, 3):
+        shares = [dataset.share(size, rank, world) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1
+        counted = Counter(n for share in shares for batch, counts in share if counts for n in batch)
+        assert counted == Counter(range(rows))
 
 
 def test_evaluation_of_streams_carries_memory_along(tmp_path):

@@ -142,6 +142,17 @@ class EvaluationDataset(Dataset):
             return [rows[i : i + size].T.tolist() for i in range(0, self.streams, size)]
         return [[rows[0, i : i + size].tolist()] for i in range(0, len(self), size)]
 
+    def share(self, size: int, rank: int, world: int) -> list[tuple[list[int], bool]]:
+        """Batches that process `rank` of `world` passes through the model, and whether they count.
+
+        All processes have equally many, since a sharded model needs every process in every pass; what fills up the
+        shorter lists does not count.
+        """
+        groups = self.batches(size)
+        mine = [(batch, True) for group in groups[rank::world] for batch in group]
+        most = sum(len(group) for group in groups[::world])  # the first process has no fewer than any other
+        return mine + [(groups[0][0], False)] * (most - len(mine))
+
 
 class DrawCollator:
     """Corrupts and pads the rows that the datasets above hand over; labels stay sparse.

@@ -25,6 +25,7 @@ from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from .memory import StreamMemory
 from .sharding import tied_weights_in_the_root
+from .sums import Sums
 from .throughput import Throughput
 
 
@@ -95,7 +96,6 @@ class PretrainingTrainer(CheckpointingTrainer):
         self.objective = model.objective
         self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
         self.add_callback(_Hooks(self._begin, self.check_losses))
-        self._wide = torch.float32 if args.device.type == "mps" else torch.float64  # sums over many batches
         if train_dataset is not None:
             self._check_global_batch(train_dataset.global_batch)
             if train_dataset.source.order == "streams":
@@ -112,7 +112,7 @@ class PretrainingTrainer(CheckpointingTrainer):
             )
 
     def _begin(self) -> None:
-        self._logged: dict[str, Tensor] = {}  # (sum, count) of what is logged, since the last log
+        self._logged = Sums(self.args.device)  # since the last log
         self._finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self._micro_batch = 0
         self.throughput.restart()
@@ -134,7 +134,7 @@ class PretrainingTrainer(CheckpointingTrainer):
         batches = list(islice(epoch_iterator, num_batches))
         self._micro_batch = 0
         names = [name for name, term in self.objective.terms.items() if term.additive]
-        totals = torch.zeros(len(names), dtype=self._wide, device=device)
+        totals = torch.zeros(len(names), dtype=self._logged.dtype, device=device)
         for batch in batches:
             counts = self.objective.counts(batch)
             totals += torch.stack([torch.as_tensor(counts.get(name, 0)).to(totals) for name in names]) if names else 0
@@ -159,9 +159,9 @@ class PretrainingTrainer(CheckpointingTrainer):
             else:
                 count, value = torch.ones_like(total), total / micro_batches
             loss = loss + term.weight_at(self.progress) * value
-            self._add_logged(f"{name}_loss", value / world, (count > 0) / (micro_batches * world))
+            self._logged.add(f"{name}_loss", value / world, (count > 0) / (micro_batches * world))
         for name, (total, count) in (output.metrics or {}).items():
-            self._add_logged(name, total, count)
+            self._logged.add(name, total, count)
         self.throughput.add(inputs)
         self._finite = self._finite & torch.isfinite(loss.detach())
         return (loss, output) if return_outputs else loss
@@ -169,10 +169,6 @@ class PretrainingTrainer(CheckpointingTrainer):
     def _reduce(self, values: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
         if self.args.world_size > 1:
             dist.all_reduce(values, operation)
-
-    def _add_logged(self, name: str, total: Tensor, count: Tensor) -> None:
-        pair = torch.stack([total.detach().to(self._wide), count.to(total.device, self._wide)])
-        self._logged[name] = self._logged[name] + pair if name in self._logged else pair
 
     def check_losses(self) -> None:
         """Raise `BadLossError` on every rank if any rank's loss in this step was NaN or infinite."""
@@ -187,30 +183,16 @@ class PretrainingTrainer(CheckpointingTrainer):
                 + (f"the last good checkpoint is {last}" if last else "there is no checkpoint yet")
             )
 
-    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Σ sum / Σ count over all processes; a name that a process lacks adds nothing there."""
-        names = sorted(sums)
-        if self.args.world_size > 1:
-            everywhere: list[Any] = [None] * self.args.world_size
-            dist.all_gather_object(everywhere, names)
-            names = sorted({name for part in everywhere for name in part})
-        if not names:
-            return {}
-        nothing = torch.zeros(2, dtype=self._wide, device=self.args.device)
-        pairs = torch.stack([sums.get(name, nothing) for name in names])
-        self._reduce(pairs)
-        return {name: total / count if count else 0.0 for name, (total, count) in zip(names, pairs.tolist())}
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's loss (if there are several), the metrics and tokens per second since the last log."""
         if "loss" in logs:
-            means = self._means(self._logged)
+            means = self._logged.means()
             if len(self.objective.terms) == 1:
                 means.pop(f"{next(iter(self.objective.terms))}_loss", None)
             tokens = self.throughput.tokens.clone()
             self._reduce(tokens)
             logs |= means | self.throughput.report(tokens.item(), self.args.world_size)
-            self._logged = {}
+            self._logged = Sums(self.args.device)
         super().log(logs, start_time)
 
     # optimizer
@@ -257,7 +239,7 @@ class PretrainingTrainer(CheckpointingTrainer):
             raise ValueError("evaluation needs an eval_dataset")
         started = time.perf_counter()
         with self.throughput.paused():
-            means = self._means(self._evaluation_sums(dataset))
+            means = self._evaluation_sums(dataset).means()
         terms = self.objective.terms
         losses = {name: means.get(f"{name}_loss", 0.0) for name in terms}
         loss = float(sum(term.weight_at(self.progress) * losses[name] for name, term in terms.items()))
@@ -271,40 +253,36 @@ class PretrainingTrainer(CheckpointingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _evaluation_sums(self, dataset: EvaluationDataset) -> dict[str, Tensor]:
-        """(sum, count) of terms and metrics over the batches that fall to this process."""
-        world, rank = self.args.world_size, self.args.process_index
-        groups = dataset.batches(self.args.per_device_eval_batch_size)
-        mine = [(True, batch) for group in groups[rank::world] for batch in group]
-        most = sum(len(group) for group in groups[::world])  # sharded models need every rank in every forward pass
-        mine += [(False, groups[0][0])] * (most - len(mine))
+    def _evaluation_sums(self, dataset: EvaluationDataset) -> Sums:
+        """Terms and metrics over the batches that fall to this process."""
+        args = self.args
+        share = dataset.share(args.per_device_eval_batch_size, args.process_index, args.world_size)
         loader = DataLoader(
             dataset,
-            batch_sampler=[batch for _, batch in mine],
+            batch_sampler=[batch for batch, _ in share],
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            num_workers=args.dataloader_num_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator(),  # leaves the global one, which dropout draws from, alone
         )
         model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
         training, carry = model.training, None
         model.eval()
-        kept, self._logged = self._logged, {}
-        for (is_real, _), batch in zip(mine, loader, strict=True):
+        sums = Sums(args.device)
+        for (_, is_mine), batch in zip(share, loader, strict=True):
             batch = self._prepare_inputs(batch)
             with torch.no_grad(), self.accelerator.autocast():
                 output = model(**batch) if carry is None else model(carry=carry, **batch)
             carry = output.carry
-            if not is_real:
+            if not is_mine:
                 continue
             counts = self.objective.counts(batch)
             for name, total in output.sums.items():
                 additive = self.objective.terms[name].additive
-                self._add_logged(f"{name}_loss", total, counts[name] if additive else torch.ones_like(total))
+                sums.add(f"{name}_loss", total, counts[name] if additive else torch.ones_like(total))
             for name, (total, count) in (output.metrics or {}).items():
-                self._add_logged(name, total, count)
+                sums.add(name, total, count)
         model.train(training)
-        sums, self._logged = self._logged, kept
         return sums
 
 
