@@ -35,7 +35,10 @@ class _XLNetWithMemory(PretrainingModel):
                 f"{objective.name} needs XLNet's attention over a memory, which {backbone.config.model_type} does not "
                 "have; use an xlnet preset or checkpoint"
             )
-        return cls(objective, backbone.load(AutoModelForCausalLM, **cls.settings(objective)))
+        main = backbone.load(AutoModelForCausalLM, **cls.settings(objective))
+        return cls(
+            objective, main.to(backbone.dtype or torch.float32)
+        )  # stock weights of attention are float32 whatever was asked for
 
     @staticmethod
     def settings(objective) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def build_pair_model(objective: Objective, backbone: Backbone, vocabulary: Vocab
     main = backbone.load(AutoModelForMaskedLM) if stock is None else backbone.load(stock, num_labels=2)
     heads = objective.heads(main, vocabulary)
     if stock is None:
-        heads["pair"] = PairHead(main.config, num_labels)
+        heads["pair"] = PairHead(main.config, num_labels).to(main.dtype)
     model = PairModel(objective, main, heads)
     if backbone.checkpoint is not None:
         model.load_heads(backbone.checkpoint)

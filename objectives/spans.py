@@ -188,9 +188,8 @@ class SpanMaskedLM(WholeWordMaskedLM):
             return {}
         from ..models.heads import SpanBoundaryHead
 
-        return {
-            "sbo": SpanBoundaryHead(main.get_input_embeddings(), main.config, self.max_pair_targets, self.position_size)
-        }
+        head = SpanBoundaryHead(main.get_input_embeddings(), main.config, self.max_pair_targets, self.position_size)
+        return {"sbo": head.to(main.dtype)}
 
 
 def _take_spans(taken, left, active, anchor, start, stop) -> None:

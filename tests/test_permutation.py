@@ -263,6 +263,22 @@ def test_memory_is_dropped_where_streams_begin_anew(stream, vocabulary):
     torch.testing.assert_close(model.run(batch, carry=carry)["logits"], model.run(batch)["logits"])
 
 
+@pytest.mark.parametrize("name", ["plm", "recurrent_clm"])
+def test_weights_in_half_precision(name, stream, vocabulary):
+    from transformers import XLNetConfig
+
+    from pretrain_zoo.models.presets import Backbone
+
+    objective = get_objective(name, mem_len=16)
+    config = XLNetConfig(vocab_size=vocabulary.size, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0)
+    model = objective.build(Backbone(config, dtype=torch.bfloat16), vocabulary)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    plan = objective.plan(stream, vocabulary, length=32, seed=0, epoch=0, global_batch=2)
+    batch = batch_of(objective, plan, [0, plan.per_stream], vocabulary)
+    output = model(carry=model(**batch).carry, **batch)
+    assert torch.isfinite(output.sums[name])
+
+
 def test_other_backbones_are_refused(vocabulary):
     from transformers import BertConfig
 

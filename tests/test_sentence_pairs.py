@@ -465,6 +465,14 @@ def test_training_lowers_every_loss_on_a_fixed_batch(name, preset, main, documen
     assert all(last[term] < first[term] - 0.05 for term in objective.terms), (first, last)
 
 
+def test_weights_in_half_precision(documents, byte_bpe_tokenizer):
+    vocabulary = Vocabulary.from_tokenizer(byte_bpe_tokenizer)
+    objective = get_objective("mlm+nsp")
+    parts = replace(backbone("roberta-tiny", byte_bpe_tokenizer), dtype=torch.bfloat16)
+    sums = objective.build(parts, vocabulary)(**fixed_batch(objective, documents, vocabulary)).sums
+    assert all(torch.isfinite(value) for value in sums.values())
+
+
 def test_loss_is_that_of_the_stock_model(documents, wordpiece_tokenizer):
     vocabulary = Vocabulary.from_tokenizer(wordpiece_tokenizer)
     objective = get_objective("mlm+nsp")

@@ -1,6 +1,7 @@
 """Span masking and the span-boundary objective: drawn lengths, a sequential loop, replacement, targets, leaks."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -323,6 +324,14 @@ def test_checkpoint_is_a_stock_masked_lm_and_the_head_goes_on(trained, documents
     assert torch.equal(again(**batch, want=("sbo",)).outputs["sbo"], model(**batch, want=("sbo",)).outputs["sbo"])
     alone = get_objective("span_mlm", sbo_weight=0.0)
     assert not alone.build(backbone(str(tmp_path), wordpiece_tokenizer), vocabulary).heads
+
+
+def test_weights_in_half_precision(trained, wordpiece_tokenizer):
+    objective, _, batch = trained
+    parts = replace(backbone("bert-tiny", wordpiece_tokenizer), dtype=torch.bfloat16)
+    model = objective.build(parts, Vocabulary.from_tokenizer(wordpiece_tokenizer))
+    assert model.heads["sbo"].decoder.weight is model.main.get_input_embeddings().weight  # still tied
+    assert all(torch.isfinite(value) for value in model(**batch).sums.values())
 
 
 def test_factorised_embeddings(documents, unigram_tokenizer):
