@@ -54,17 +54,20 @@ class RecurrentCausalLM(Objective):
         return StreamPlan(documents, vocabulary, length, length + 1, global_batch)
 
     def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
-        """Inputs are all tokens but a row's last, labels all but its first."""
+        """Inputs are all tokens but a row's last, labels all but its first; padding is no label."""
         ids: Ragged = rows["input_ids"]
         lengths = np.maximum(ids.lengths - 1, 0)
         index = slices(ids.offsets[:-1], lengths)
-        rest = {name: c for name, c in rows.items() if not isinstance(c, Ragged)}
-        return {
-            **rest,
-            "input_ids": Ragged(ids.values[index], lengths),
-            "label_positions": Ragged(slices(np.zeros(len(ids), np.int64), lengths), lengths),
-            "label_ids": Ragged(ids.values[index + 1].astype(np.int64), lengths),
-        }
+        columns = {name: c for name, c in rows.items() if not isinstance(c, Ragged)}
+        columns["input_ids"] = Ragged(ids.values[index], lengths)
+        columns["label_positions"] = Ragged(slices(np.zeros(len(ids), np.int64), lengths), lengths)
+        columns["label_ids"] = Ragged(ids.values[index + 1].astype(np.int64), lengths)
+        if "attention_mask" in rows:  # rows that came with padding
+            mask = rows["attention_mask"].values
+            text = (mask[index] != 0) & (mask[index + 1] != 0)
+            columns["attention_mask"] = Ragged(mask[index], lengths)
+            columns |= {name: columns[name].keep(text) for name in ("label_positions", "label_ids")}
+        return columns
 
     def loss(self, outputs, batch):
         """Cross-entropy of the next tokens; accuracy as a metric."""

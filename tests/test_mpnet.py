@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig, DebertaV2Config, MPNetConfig
 
 from pretrain_zoo.models.presets import Backbone
-from pretrain_zoo.objectives import Draws, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 from pretrain_zoo.objectives.mpnet import COMPENSATION, CONTEXT, QUERY, TARGET, compensated_mask
 
@@ -43,6 +43,18 @@ def test_layout(vocabulary):
         assert roles[0] == CONTEXT and roles[length - 1] == CONTEXT  # special tokens are not predicted
     picked = batch["roles"].flatten()[batch["label_positions"]]
     assert (picked == QUERY).all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_nobody_sees_padding_that_rows_came_with(side, wordpiece_tokenizer, vocabulary):
+    ids = [*vocabulary.prefix, *vocabulary.random_pool[:20].tolist(), *vocabulary.suffix]
+    padding, text = [vocabulary.pad_id] * 9, [1] * len(ids)
+    row, mask = (ids + padding, text + [0] * 9) if side == "right" else (padding + ids, [0] * 9 + text)
+    collator = ObjectiveCollator("mpnet", wordpiece_tokenizer, seed=0, sparse_labels=True)
+    batch = collator([{"input_ids": row, "attention_mask": mask}])
+    seen = compensated_mask(batch["roles"], batch["perm_ranks"])[0]
+    assert not seen[:, torch.tensor(mask + [1] * (seen.shape[1] - len(mask))) == 0].any()
+    assert (seen[batch["label_positions"]].sum(1) == len(ids)).all()
 
 
 def sees(role_i, rank_i, role_j, rank_j):

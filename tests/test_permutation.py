@@ -253,6 +253,15 @@ def test_two_segments_with_memory_equal_one_long_segment(stream, vocabulary):
     torch.testing.assert_close(second, whole[16:], rtol=0, atol=1e-10)
 
 
+def test_recurrent_rows_that_come_with_padding_predict_text_only(wordpiece_tokenizer, vocabulary):
+    text, pad = vocabulary.random_pool[:6].tolist(), [vocabulary.pad_id] * 3
+    collator = ObjectiveCollator("recurrent_clm", wordpiece_tokenizer)
+    rows = [(text + pad, [1] * 6 + [0] * 3), (pad + text, [0] * 3 + [1] * 6)]
+    batch = collator([{"input_ids": ids, "attention_mask": mask} for ids, mask in rows])
+    assert batch["attention_mask"].tolist() == [[1] * 6 + [0] * 2, [0] * 3 + [1] * 5]
+    assert batch["labels"].tolist() == [[*text[1:], -100, -100, -100], [-100, -100, -100, *text[1:]]]
+
+
 def test_memory_is_dropped_where_streams_begin_anew(stream, vocabulary):
     objective = get_objective("recurrent_clm", mem_len=16)
     model = tiny_model(objective, vocabulary)
