@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false
 test: export HF_HUB_OFFLINE = 1
 test: $(STAMP) ## run the tests on two processes; PYTEST_ARGS="..." are passed on
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 quality: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
