@@ -253,6 +253,23 @@ def test_two_segments_with_memory_equal_one_long_segment(stream, vocabulary):
     torch.testing.assert_close(second, whole[16:], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("two_segments", [True, False])
+def test_permuted_rows_with_memory_equal_one_run_over_both(two_segments, stream, vocabulary):
+    objective = get_objective("plm", two_segments=two_segments, mem_len=384)
+    model = tiny_model(objective, vocabulary)
+    plan = objective.plan(stream, vocabulary, length=64, seed=0, epoch=0, global_batch=1)
+    reuse = plan.advance
+    first, second = (batch_of(objective, plan, [n], vocabulary) for n in (0, 1))
+    with_memory = model.run(second, carry=model.run(first)["carry"])["logits"]
+    whole = {n: torch.cat([first[n][:, :reuse], second[n]], 1) for n in ("input_ids", "perm_ranks", "attention_mask")}
+    whole["parts"] = torch.cat([first["parts"][:, :reuse], second["parts"] + 1], 1)
+    if two_segments:
+        whole["token_type_ids"] = torch.cat([first["token_type_ids"][:, :reuse], second["token_type_ids"]], 1)
+    before = first["label_positions"][first["label_positions"] < reuse]
+    whole["label_positions"] = torch.cat([before, second["label_positions"] + reuse])
+    torch.testing.assert_close(with_memory, model.run(whole)["logits"][len(before) :], rtol=0, atol=1e-10)
+
+
 def test_recurrent_rows_that_come_with_padding_predict_text_only(wordpiece_tokenizer, vocabulary):
     text, pad = vocabulary.random_pool[:6].tolist(), [vocabulary.pad_id] * 3
     collator = ObjectiveCollator("recurrent_clm", wordpiece_tokenizer)
