@@ -94,7 +94,7 @@ class PretrainingArguments(TrainingArguments):
 
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device and micro-batch."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per device when evaluating."})
-    max_steps: int = field(default=1500, metadata={"help": "Optimizer steps of the run."})
+    max_steps: int = field(default=2000, metadata={"help": "Optimizer steps of the run."})
     num_train_epochs: float = field(
         default=0.0, metadata={"help": "Train so many times over the corpus; --max_steps, if given too, goes before."}
     )
