@@ -199,12 +199,17 @@ class ObjectiveCollator:
         example, epoch = rows.pop("example_id", None), rows.pop("epoch", 0)
         if example is not None:
             return Draws.of(self.seed or 0, example, epoch, example)
-        if getattr(self.objective, "dupe_factor", None) is not None:
+        self._refuse_static()
+        return Draws.of(int(self._call_key()[0]), np.arange(count), 0, np.arange(count))
+
+    def _refuse_static(self) -> None:
+        """Refuse settings that repeat an example's noise where nothing tells which example it is."""
+        parts = getattr(self.objective, "parts", (self.objective,))
+        if any(getattr(part, "dupe_factor", None) is not None for part in parts):
             raise ValueError(
                 "dupe_factor repeats the noise of an example, so the collator has to know which one it sees: "
                 "give features an integer column 'example_id' (and 'epoch'), or leave dupe_factor out"
             )
-        return Draws.of(int(self._call_key()[0]), np.arange(count), 0, np.arange(count))
 
     @staticmethod
     def _fixed(features: list[Mapping]) -> bool:

@@ -252,6 +252,12 @@ def _check_parts(parts: tuple[Objective, ...]) -> None:
     strangers = [part.name for part in tokens if not isinstance(part, MaskedLM)]
     if len(tokens) > 1 and strangers:
         raise ValueError(f"{strangers[0]} cannot share a row with another objective on tokens; combine masked LMs only")
+    early = [part.name for part in tokens[:-1] if getattr(part, "sbo_weight", 0)]
+    if early:
+        raise ValueError(
+            f"{early[0]} predicts spans from the tokens beside them, which a later part of {whole!r} could mask; "
+            f"name it last of the objectives on tokens"
+        )
     shared = _repeated([part.columns for part in tokens]) - {"label_positions", "label_ids"}
     if shared:
         raise ValueError(f"the parts of {whole!r} both have a column {sorted(shared)[0]!r}; train them apart")

@@ -41,6 +41,7 @@ class SentencePairCollator(ObjectiveCollator):
         **settings: Any,
     ):
         super().__init__(objective or self.objective_name, tokenizer, **settings)
+        self._refuse_static()  # pairs are drawn anew at every call
         self.max_length = min(tokenizer.model_max_length, 512) if max_length is None else max_length
 
     def _rows(self, features: list[Mapping]) -> tuple[Columns, Draws]:

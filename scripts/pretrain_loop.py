@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -167,7 +167,7 @@ def main() -> None:
     for name, default in (defaults | {"accumulation": 1, "learning_rate": 1e-3, "seed": 42}).items():
         parser.add_argument(f"--{name}", default=default, type=type(default))
     args = parser.parse_args()
-    accelerator = Accelerator()
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     set_seed(args.seed)
     cache = os.path.expanduser("~/.cache/pretrain_zoo")
     with accelerator.main_process_first():

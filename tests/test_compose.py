@@ -176,3 +176,10 @@ def test_a_short_run_logs_every_loss_and_saves_both_heads(documents, vocabulary,
     trainer.save_model(str(tmp_path / "final"))
     _, report = BertForPreTraining.from_pretrained(tmp_path / "final", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+def test_span_boundaries_cannot_be_masked_by_a_later_part():
+    get_objective("mlm+span_mlm")
+    with pytest.raises(ValueError, match="last"):
+        get_objective("span_mlm+mlm")
+    get_objective("span_mlm+mlm", sbo_weight=0.0)

@@ -27,9 +27,9 @@ def accelerators():
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
 
-    def make() -> Accelerator:
+    def make(**options) -> Accelerator:
         reset()
-        return Accelerator(cpu=True)
+        return Accelerator(cpu=True, **options)
 
     yield make
     reset()

@@ -541,3 +541,14 @@ def test_our_head_is_saved_beside_the_model_and_goes_on(documents, byte_bpe_toke
     fresh = objective.build(parts, vocabulary)
     fresh.load_checkpoint(tmp_path)
     assert torch.equal(fresh.heads["pair"].classifier.weight, model.heads["pair"].classifier.weight)
+
+
+def test_static_noise_is_refused_where_pairs_are_drawn_anew(wordpiece_tokenizer):
+    from pretrain_zoo.objectives import DataCollatorForNSP, ObjectiveCollator
+
+    with pytest.raises(ValueError, match="dupe_factor"):
+        DataCollatorForNSP(wordpiece_tokenizer, dupe_factor=10)
+    collator = ObjectiveCollator("mlm+nsp", wordpiece_tokenizer, dupe_factor=10)
+    pair = wordpiece_tokenizer("the miller", "an old sailor")
+    with pytest.raises(ValueError, match="dupe_factor"):
+        collator([{**pair, "next_sentence_label": 0}])
