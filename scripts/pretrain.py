@@ -44,6 +44,12 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     args, objective, folder = run.training, run.objective, Path(str(run.training.output_dir))
     cache_dir = os.path.expanduser(run.corpus.cache_dir)
+    started_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if started_processes != args.world_size:
+        raise ValueError(
+            f"{started_processes} processes were started but do not know of each other, so each would train alone; "
+            "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
+        )
     check_model_name(str(run.model.model_name_or_path))
     identity = run_identity(run)
     checkpoint = find_run(folder, identity, args.overwrite_output_dir)

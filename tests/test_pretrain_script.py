@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from pretrain_zoo.objectives import get_objective
-from pretrain_zoo.scripts.pretrain import main
+from pretrain_zoo.scripts.pretrain import main, pretrain
 from pretrain_zoo.training.arguments import RECIPES, parse_arguments
 from pretrain_zoo.training.objective_arguments import objective_from_arguments
 from pretrain_zoo.training.prepare import check_model_name
@@ -334,3 +335,11 @@ def test_two_processes(command, tmp_path):
     assert done.stdout.count("held-out perplexity") == 1  # one process prints
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["device"] == "2 × cpu" and results["batch"] == 8 and results["steps"] == 6
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(corpus, tmp_path, monkeypatch):
+    run = parse_arguments(["--corpus", str(corpus), "--output_dir", str(tmp_path), "--use_cpu", "--max_steps", "2"])
+    assert run.training.world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it, with nothing that joined the processes
+    with pytest.raises(ValueError, match="use_cpu"):
+        pretrain(run, Console())
