@@ -67,7 +67,7 @@ class GeneratorDiscriminator(PretrainingModel):
 
     @classmethod
     def build(cls, objective: GeneratorObjective, backbone: Backbone) -> GeneratorDiscriminator:
-        """Both networks: main from the backbone, generator from its own checkpoint or random.
+        """Both networks: main from the backbone, generator from its own checkpoint, the earlier run's or random.
 
         Raises `ValueError` for backbones without a masked LM and for sizes that do not fit (see `generator_config`).
         """
@@ -82,7 +82,10 @@ class GeneratorDiscriminator(PretrainingModel):
         generator = parts.load(AutoModelForMaskedLM)
         if objective.tie == "gdes" and objective.generator_checkpoint is None:
             copy_embeddings(main, generator)  # so that differences begin at 0
-        return cls(objective, main, generator, heads)
+        model = cls(objective, main, generator, heads)
+        if backbone.checkpoint is not None and objective.generator_checkpoint is None:
+            model.load_heads(backbone.checkpoint)  # a folder of an earlier run has the generator and the heads, too
+        return model
 
     @classmethod
     def load_main(cls, backbone: Backbone) -> tuple[PreTrainedModel, dict[str, nn.Module]]:

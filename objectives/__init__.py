@@ -38,6 +38,7 @@ from .drop_in import (
 from .fill_in_middle import DataCollatorForFillInMiddle
 from .gap_sentences import DataCollatorForGapSentences
 from .mass import DataCollatorForMASS
+from .permutation import DataCollatorForPermutationLanguageModeling
 from .ragged import Ragged
 from .registry import get_objective, list_objectives, register
 from .span_corruption import DataCollatorForT5MLM
@@ -57,6 +58,7 @@ __all__ = [
     "DataCollatorForMaskedLM",
     "DataCollatorForNSP",
     "DataCollatorForNgramMask",
+    "DataCollatorForPermutationLanguageModeling",
     "DataCollatorForSOP",
     "DataCollatorForSpanMask",
     "DataCollatorForT5MLM",

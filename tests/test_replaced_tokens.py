@@ -625,3 +625,14 @@ def test_training_goes_on_from_exported_checkpoints(vocabulary, tmp_path, tie):
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match="generator_checkpoint"):
         goes_on.build(Backbone(config()), vocabulary)
+
+
+@pytest.mark.parametrize(("kind", "tie"), [("electra", "shared"), ("bert", "none"), ("deberta-v2", "gdes")])
+def test_a_new_run_goes_on_from_the_folder_of_an_earlier_one(kind, tie, vocabulary, tmp_path):
+    objective = get_objective("rtd", tie=tie)
+    model = randomized(model_of(objective, vocabulary, kind))
+    model.save_pretrained(tmp_path)
+    again = objective.build(Backbone(config(kind), checkpoint=str(tmp_path)), vocabulary)
+    expected = model.state_dict()
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
