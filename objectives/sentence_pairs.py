@@ -183,7 +183,8 @@ class SentenceOrderPrediction(SentencePairs):
         [CLS] he went home . [SEP] it was late . [SEP]  →  0      [CLS] it was late . [SEP] he went home . [SEP]  →  1
 
     Pairs are made as for `nsp`, but swapped with probability .5 instead of replaced. A chunk of one sentence has no
-    order and is dropped; ALBERT's code makes it a pair with a random text and label 1.
+    order and is dropped; ALBERT's code makes it a pair with a random text and label 1. Lan et al. 2019, arXiv
+    1909.11942, section 3.1.
     """
 
     summary: ClassVar[str] = "tell whether two neighbouring texts were swapped (ALBERT)"
