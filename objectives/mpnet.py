@@ -86,12 +86,15 @@ class MaskedPermutedLM(WholeWordMaskedLM):
         rank[order] = slices(np.zeros(len(ids), np.int64), counts)
         roles, ranks = np.full(len(ids.values), CONTEXT), np.full(len(ids.values), -1)
         roles[chosen], ranks[chosen] = TARGET, rank
-        if "attention_mask" in rows:  # rows that came with padding
-            roles[rows["attention_mask"].values == 0] = QUERY
         rank_rows = Ragged(rank, counts)
         placed = ids.with_values(slices(np.zeros(len(ids), np.int64), ids.lengths))
         alike = {name: Ragged(np.full(len(chosen), role), counts) for name, role in (("m", COMPENSATION), ("q", QUERY))}
         kept = {name: c for name, c in rows.items() if not isinstance(c, Ragged)}
+        if "attention_mask" in rows:  # rows that came with padding
+            given = rows["attention_mask"].values
+            roles[given == 0] = QUERY
+            ones = Ragged(np.ones(len(chosen), given.dtype), counts)
+            kept["attention_mask"] = join([ids.with_values(given), ones, ones])
         return {
             **kept,
             "input_ids": join([ids, stand_in, stand_in]),

@@ -15,6 +15,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+# The same examples at every run of CI; elsewhere new ones, which may find what the fixed ones do not.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 WHO = "the miller,an old sailor,Dr. Weber,my sister,the committee,nobody,a naïve apprentice,the 東京 office,each baker"
 WHAT = "mends,forgot,doesn't understand,carried,has rewritten,will photograph,counted,couldn't find,overestimates"

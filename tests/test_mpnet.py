@@ -157,3 +157,14 @@ def test_one_step_lowers_the_loss(vocabulary):
 def test_families_that_cannot_are_refused(vocabulary):
     with pytest.raises(ValueError, match="deberta-v2"):
         get_objective("mpnet").build(Backbone(DebertaV2Config(vocab_size=vocabulary.size)), vocabulary)
+
+
+def test_padding_that_rows_bring_stays_masked_whatever_the_other_rows(wordpiece_tokenizer, vocabulary):
+    from pretrain_zoo.objectives import ObjectiveCollator
+
+    collator = ObjectiveCollator("mpnet", wordpiece_tokenizer)
+    word = int(vocabulary.random_pool[0])
+    features = [{"input_ids": [vocabulary.pad_id], "example_id": 0}, {"input_ids": [word], "example_id": 1}]
+    for batch in (collator(features), collator(features[:1])):
+        assert batch["attention_mask"][0].sum() == 0
+    assert collator(features)["attention_mask"][1].tolist() == [1, 1, 1]  # the word, its stand-in and its query
