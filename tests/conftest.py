@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
