@@ -1,0 +1,32 @@
+"""Settings of models as they are written on a command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import yaml
+
+
+def dtype_named(name: str | None) -> torch.dtype | None:
+    """torch's type of this name; `None` for none. Raises `ValueError` for a name that no weights are kept in."""
+    if name is None:
+        return None
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--torch_dtype must be float32, bfloat16 or float16, not {name!r}")
+    return getattr(torch, name)
+
+
+def overrides_from(text: str | None) -> dict[str, Any]:
+    """`hidden_size=256,num_hidden_layers=4`, or a JSON object, as a dictionary; values are read as YAML.
+
+    Raises `ValueError` for malformed ones.
+    """
+    text = text or ""
+    if text.startswith("{"):
+        return json.loads(text)
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise ValueError(f"--config_overrides must read name=value,name=value, not {text!r}")
+    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
