@@ -54,10 +54,7 @@ class Documents:
         index = slices(starts, ends - starts)
         translations = self.translations
         if translations is not None:
-            place = np.full(len(self), -1)
-            place[documents] = np.arange(len(documents))
-            translations = place[translations]
-            translations = translations[(translations >= 0).all(1)]
+            translations = places_among(documents, translations, len(self))
         return Documents(
             tokens=self.tokens[index],
             offsets=np.concatenate([[0], np.cumsum(ends - starts)]),
@@ -67,6 +64,18 @@ class Documents:
             translations=translations,
             fingerprint=selection_fingerprint(self.fingerprint, documents),
         )
+
+
+def places_among(chosen: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
+    """Those of `pairs`, int `[P, 2]`, of which both are among the `chosen` of `count` documents, as places in it.
+
+    >>> places_among(np.array([5, 1, 4]), np.array([[4, 5], [1, 2]]), count=6).tolist()
+    [[2, 0]]
+    """
+    place = np.full(count, -1)
+    place[chosen] = np.arange(len(chosen))
+    found = place[pairs]
+    return found[(found >= 0).all(1)]
 
 
 def selection_fingerprint(fingerprint: str, documents: np.ndarray) -> str:

@@ -56,7 +56,7 @@ def test_folders_and_patterns_are_read_in_order(tmp_path):
         ),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: column 'text' holds no text but int"),
         ("a.txt", b"\n \n\n", r"a\.txt' is empty"),
-        ("a.csv", b"text\na\n", r"a\.csv: files ending in '\.csv' cannot be read; known formats: \.txt, \.jsonl"),
+        ("a.doc", b"text\na\n", r"a\.doc: files ending in '\.doc' cannot be read; known formats: \.txt, \.jsonl"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):

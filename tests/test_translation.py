@@ -192,9 +192,9 @@ def test_parallel_texts(tmp_path):
     source, target = make_texts(6, seed=1), make_texts(6, seed=2)
     target[2] = "  "
     found = tokenize_translations(source, target, tokenizer, tmp_path)
-    assert found.translations.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-    assert found.languages.tolist() == [0, 1] * 5
-    for document, expected in ((4, source[3]), (5, target[3])):
+    assert found.translations.tolist() == [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]]
+    assert found.languages.tolist() == [0] * 5 + [1] * 5
+    for document, expected in ((2, source[3]), (7, target[3])):
         tokens = found.tokens[found.offsets[document] : found.offsets[document + 1] - 1].tolist()
         assert tokens == tokenizer(expected, add_special_tokens=False)["input_ids"]
     with pytest.raises(ValueError, match="as many"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -45,10 +45,18 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
-def write_documents(directory: str | os.PathLike, parts: Iterable[Documents]) -> None:
+_OPTIONAL = ("languages", "translations")
+
+
+def write_documents(
+    directory: str | os.PathLike,
+    parts: Iterable[Documents],
+    translations: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
+) -> None:
     """Write `parts`, end to end, as the folder `directory`, which appears, by a rename, only when it is complete.
 
-    If another process completes the same folder meanwhile, that one stays.
+    If another process completes the same folder meanwhile, that one stays. `translations` are those of the whole, or
+    found from its offsets; what the parts say of theirs is not kept.
 
     Raises:
         ValueError: if there are no documents.
@@ -76,6 +84,10 @@ def write_documents(directory: str | os.PathLike, parts: Iterable[Documents]) ->
                         files[name].append(getattr(part, name))
             for file in files.values():
                 file.finish()
+        if translations is not None:
+            if callable(translations):
+                translations = translations(np.load(unfinished / "offsets.npy", mmap_mode="r"))
+            np.save(unfinished / "translations.npy", translations.astype(np.int64, copy=False))
         try:
             os.replace(unfinished, directory)
         except OSError:
@@ -95,8 +107,8 @@ def read_documents(directory: str | os.PathLike, fingerprint: str = "") -> Docum
     try:
         arrays = {
             name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in _DTYPES
-            if name != "languages" or (directory / f"{name}.npy").exists()
+            for name in (*_DTYPES, "translations")
+            if name not in _OPTIONAL or (directory / f"{name}.npy").exists()
         }
     except (OSError, ValueError) as error:
         raise ValueError(f"The cache {directory} is damaged ({error}): delete that folder and run again.") from error

@@ -11,27 +11,28 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from ..objectives.documents import Documents, selection_fingerprint
+from ..objectives.documents import Documents, places_among, selection_fingerprint
 from ..objectives.keyed import combine
 from .cache import read_documents, write_documents
-from .corpora import CorpusArguments
+from .corpora import Corpus, CorpusArguments
 from .encode import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a cache holds; raised when that changes, so that older caches are not used."""
 
 BATCH_CHARACTERS = 1_000_000
@@ -46,18 +47,20 @@ def load_documents(
     Validation is `validation_file` if there is one, otherwise `validation_fraction` of the documents, or `None` for a
     fraction of 0.
     """
-    cache_dir = os.path.expanduser(arguments.cache_dir)
-
-    def tokenize(name: str) -> Documents:
-        processes = arguments.preprocessing_num_workers
-        return tokenize_corpus(arguments.open(name), tokenizer, cache_dir, processes, arguments.language)
-
-    documents = tokenize(arguments.corpus)
+    documents = open_documents(arguments, tokenizer)
     if arguments.validation_file is not None:
-        return documents, tokenize(arguments.validation_file)
+        return documents, open_documents(arguments, tokenizer, arguments.validation_file)
     if arguments.validation_fraction == 0:
         return documents, None
-    return split_documents(documents, arguments.validation_fraction, seed, cache_dir)
+    return split_documents(documents, arguments.validation_fraction, seed, os.path.expanduser(arguments.cache_dir))
+
+
+def open_documents(
+    arguments: CorpusArguments, tokenizer: PreTrainedTokenizerBase, corpus: str | None = None
+) -> Documents:
+    """The corpus `corpus` (by default the one to train on), tokenized, all of it."""
+    cache_dir = os.path.expanduser(arguments.cache_dir)
+    return tokenize_corpus(arguments.open(corpus), tokenizer, cache_dir, arguments.preprocessing_num_workers)
 
 
 def tokenize_corpus(
@@ -75,12 +78,13 @@ def tokenize_corpus(
 
     Args:
         texts: the documents; read twice (once for the fingerprint), so a list or another iterable that starts afresh.
-            Blank ones are dropped.
+            Blank ones are dropped. A parallel `Corpus` gives documents with `languages` (0 and 1) and `translations`:
+            first all texts of the first language, then their translations, which therefore do not share packed rows.
         tokenizer: a fast tokenizer.
         cache_dir: where caches are kept, one folder each.
         num_proc: number of processes, as far as there is work for them; `None` or 1 tokenizes in this one (with the
             tokenizer's threads). With more, a script needs its `if __name__ == "__main__":`.
-        language: ISO 639 code for finding sentences.
+        language: ISO 639 code for finding sentences; a `Corpus` knows its own.
         disable_tqdm: no progress bar; `None` shows one on a terminal.
 
     Raises:
@@ -100,21 +104,46 @@ def tokenize_corpus(
     backend.no_padding()
     specification = backend.to_str()
 
-    settings = {"format": FORMAT, "language": language, **{n: version(n) for n in ("tokenizers", "sentencex")}}
-    digest = hashlib.blake2b(f"{json.dumps(settings)}\n{specification}".encode(), digest_size=16)
-    characters = 0
-    for number, text in enumerate(texts):
-        digest.update(_bytes(text, number))
-        characters += len(text)
-    fingerprint = digest.hexdigest()
+    languages = texts.languages if isinstance(texts, Corpus) else (language,)
+    digest, characters = digest_of(texts)
+    versions = {name: version(name) for name in ("tokenizers", "sentencex")}
+    settings = json.dumps({"format": FORMAT, "languages": languages, "text": digest, **versions})
+    fingerprint = hashlib.blake2b(f"{settings}\n{specification}".encode(), digest_size=16).hexdigest()
 
     directory = Path(cache_dir) / f"documents-{fingerprint}"
     if not directory.exists():
         processes = min(num_proc or 1, characters // BATCH_CHARACTERS + 1)
         with tqdm(total=characters, unit="char", unit_scale=True, desc="Tokenizing", disable=disable_tqdm) as bar:
-            parts = _encode_batches(_batches(texts, bar.update), specification, language, processes)
-            write_documents(directory, parts)
-    return read_documents(directory, fingerprint)
+            batches = _batches_by_language(texts, languages, bar.update)
+            parts = _encode_batches(batches, specification, processes)
+            if len(languages) == 1:
+                write_documents(directory, parts)
+            else:
+                write_documents(directory, parts, _pairs_of_halves)
+    documents = read_documents(directory, fingerprint)
+    pairs = documents.translations
+    if pairs is not None and 2 * len(pairs) < len(documents):  # texts without tokens go, and their translations too
+        return _select(documents, np.sort(pairs.reshape(-1)), cache_dir)
+    return documents
+
+
+def digest_of(texts: Iterable[str]) -> tuple[str, int]:
+    """What tells the texts from all others, and the number of their characters."""
+    rows = texts.rows() if isinstance(texts, Corpus) else ((text,) for text in texts)
+    sides = [hashlib.blake2b(digest_size=16) for _ in range(len(texts.languages) if isinstance(texts, Corpus) else 1)]
+    characters = 0
+    for number, row in enumerate(rows):
+        for side, text in zip(sides, row):
+            side.update(_bytes(text, number))
+            characters += len(text)
+    return "-".join(side.hexdigest() for side in sides), characters
+
+
+def _pairs_of_halves(offsets: np.ndarray) -> np.ndarray:
+    """The second half of the documents as translations of the first, one by one, where both have tokens."""
+    filled = (np.diff(offsets) > 1).reshape(2, -1).all(0)
+    first = np.flatnonzero(filled)
+    return np.stack([first, first + len(filled)], axis=1)
 
 
 def split_documents(
@@ -123,22 +152,27 @@ def split_documents(
     """Split off `fraction` of the documents (at least one), whole, for validation: `(train, validation)`.
 
     Which ones is a function of `seed` and each document's number in the corpus, not of the tokenizer. Both sides keep
-    the corpus's order. With `cache_dir` they are written there and memory-mapped; otherwise they are held in memory.
+    the corpus's order. Of parallel text, pairs are split off: a text and its translation stay together. With
+    `cache_dir` both are written there and memory-mapped; otherwise they are held in memory.
 
     Raises:
         ValueError: if `fraction` is not between 0 and 1, or leaves a side without documents.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must lie between 0 and 1 (exclusive), got {fraction}.")
-    count = max(1, round(fraction * len(documents)))
-    if count >= len(documents):
+    pairs = documents.translations
+    total, kind = (len(documents), "document") if pairs is None else (len(pairs), "pair")
+    count = max(1, round(fraction * total))
+    if count >= total:
         raise ValueError(
-            f"The corpus has {len(documents)} document(s), too few to set {fraction:.0%} of them aside for validation: "
+            f"The corpus has {total} {kind}(s), too few to set {fraction:.0%} of them aside for validation: "
             "separate documents by blank lines, or give a --validation_file and a validation_fraction of 0."
         )
-    order = np.argsort(combine(seed, np.arange(len(documents))), kind="stable")
-    validation, train = np.sort(order[:count]), np.sort(order[count:])
-    return _select(documents, train, cache_dir), _select(documents, validation, cache_dir)
+    order = np.argsort(combine(seed, np.arange(total)), kind="stable")
+    validation, train = order[:count], order[count:]
+    if pairs is not None:
+        validation, train = pairs[validation].reshape(-1), pairs[train].reshape(-1)
+    return _select(documents, np.sort(train), cache_dir), _select(documents, np.sort(validation), cache_dir)
 
 
 def _select(documents: Documents, chosen: np.ndarray, cache_dir: str | os.PathLike | None) -> Documents:
@@ -150,7 +184,10 @@ def _select(documents: Documents, chosen: np.ndarray, cache_dir: str | os.PathLi
     if not directory.exists():
         ends = np.cumsum(np.diff(documents.offsets)[chosen])
         cuts = np.searchsorted(ends, np.arange(BATCH_CHARACTERS, ends[-1], BATCH_CHARACTERS))
-        write_documents(directory, map(documents.select, np.split(chosen, np.unique(cuts))))
+        texts = replace(documents, translations=None)
+        parts = map(texts.select, np.split(chosen, np.unique(cuts)))
+        pairs = documents.translations
+        write_documents(directory, parts, None if pairs is None else places_among(chosen, pairs, len(documents)))
     return read_documents(directory, fingerprint)
 
 
@@ -166,6 +203,15 @@ def _bytes(text: str, number: int) -> bytes:
             "is not text: repair or remove that document."
         ) from error
     return b"%d:" % len(data) + data
+
+
+def _batches_by_language(texts: Iterable[str], languages: Sequence[str], done: Callable[[int], Any]) -> Iterator[Batch]:
+    """Batches of the texts; of parallel text all of the first language, then those of the second."""
+    if not isinstance(texts, Corpus) or not texts.parallel:
+        yield from (Batch(batch, languages[0]) for batch in _batches(texts, done))
+        return
+    for number, language in enumerate(languages):
+        yield from (Batch(batch, language, number) for batch in _batches(texts.side(number), done))
 
 
 def _batches(texts: Iterable[str], done: Callable[[int], Any]) -> Iterator[list[str]]:
@@ -184,18 +230,31 @@ def _batches(texts: Iterable[str], done: Callable[[int], Any]) -> Iterator[list[
     yield batch
 
 
-def _encode_batches(
-    batches: Iterable[list[str]], specification: str, language: str, num_proc: int
-) -> Iterator[Documents]:
-    """`encode` over batches, in order, by `num_proc` processes, which run at most a few batches ahead."""
+class Batch(NamedTuple):
+    """Texts of one language; `side` is its number in parallel text."""
+
+    texts: list[str]
+    language: str
+    side: int | None = None
+
+    def encode(self, tokenizer: Tokenizer) -> Documents:
+        """The texts as documents; of parallel text also those without tokens, with their language."""
+        if self.side is None:
+            return encode(tokenizer, self.texts, self.language)
+        documents = encode(tokenizer, self.texts, self.language, keep_empty=True)
+        return replace(documents, languages=np.full(len(documents), self.side, np.int16))
+
+
+def _encode_batches(batches: Iterable[Batch], specification: str, num_proc: int) -> Iterator[Documents]:
+    """`Batch.encode` of all, in order, by `num_proc` processes, which run at most a few batches ahead."""
     if num_proc == 1:
         tokenizer = _load(specification)
-        yield from (encode(tokenizer, batch, language) for batch in batches)
+        yield from (batch.encode(tokenizer) for batch in batches)
         return
     with ProcessPoolExecutor(num_proc, get_context("spawn"), _start_worker, (specification,)) as pool:
         running: deque = deque()
         for batch in batches:
-            running.append(pool.submit(_work, batch, language))
+            running.append(pool.submit(_work, batch))
             if len(running) > 3 * num_proc:
                 yield running.popleft().result()
         while running:
@@ -219,5 +278,5 @@ def _start_worker(specification: str) -> None:
     _worker_tokenizer = _load(specification)
 
 
-def _work(batch: list[str], language: str) -> Documents:
-    return encode(_worker_tokenizer, batch, language)
+def _work(batch: Batch) -> Documents:
+    return batch.encode(_worker_tokenizer)

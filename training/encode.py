@@ -35,11 +35,12 @@ def sentence_offsets(text: str, language: str = "en") -> list[int]:
     return starts
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], language: str = "en") -> Documents:
+def encode(tokenizer: Tokenizer, texts: list[str], language: str = "en", keep_empty: bool = False) -> Documents:
     """Tokenize `texts` into `Documents`, in memory, with word and sentence starts.
 
-    Texts that give no tokens are dropped. A sentence starts at the token that begins its first word; white space that
-    has tokens of its own (line breaks, in byte-level vocabularies) goes with the word and the sentence after it.
+    Texts that give no tokens are dropped, unless `keep_empty`. A sentence starts at the token that begins its first
+    word; white space that has tokens of its own (line breaks, in byte-level vocabularies) goes with the word and the
+    sentence after it.
     """
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -56,8 +57,9 @@ def encode(tokenizer: Tokenizer, texts: list[str], language: str = "en") -> Docu
     words = word_starts(joined, starts, ends)
     first_tokens = np.searchsorted(np.maximum.accumulate(ends), sentence_offsets(joined, language), side="right")
 
-    lengths = lengths[lengths > 0]
-    begin = np.cumsum(lengths) - lengths
+    if not keep_empty:
+        lengths = lengths[lengths > 0]
+    begin = (np.cumsum(lengths) - lengths)[lengths > 0]
     words[begin] = True
     sentences = np.zeros(total, bool)
     sentences[begin] = True

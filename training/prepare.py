@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..models.presets import list_presets
 from ..objectives import Documents, Objective, Vocabulary
 from .arguments import ModelArguments, RunArguments
 from .dataset import EvaluationDataset, PretrainingDataset
-from .documents import split_documents, tokenize_corpus
+from .documents import load_documents
 from .embedded import text_hash
 from .tokenizer import train_tokenizer
 
@@ -86,13 +86,10 @@ def _trained(corpus: Iterable[str], kind: str, vocab_size: int, cache_dir: str) 
 
 def get_data(run: RunArguments, tokenizer: PreTrainedTokenizerBase, cache_dir: str) -> Data:
     """The corpus, tokenized, in its two parts."""
-    arguments = run.corpus
-    options: dict[str, Any] = {"cache_dir": cache_dir, "language": arguments.language}
-    options["num_proc"] = arguments.preprocessing_num_workers
-    documents = tokenize_corpus(arguments.open(), tokenizer, **options)
-    if arguments.validation_file is not None:
-        return Data(documents, tokenize_corpus(arguments.open(arguments.validation_file), tokenizer, **options))
-    return Data(*split_documents(documents, arguments.validation_fraction, run.training.seed, cache_dir))
+    train, held_out = load_documents(replace(run.corpus, cache_dir=cache_dir), tokenizer, run.training.seed)
+    if held_out is None:
+        raise ValueError("a validation_fraction of 0 leaves nothing to evaluate on; give a --validation_file as well")
+    return Data(train, held_out)
 
 
 def get_datasets(

@@ -135,7 +135,8 @@ def plot_losses(history: Iterable[Mapping[str, float]], path: Path, baseline: fl
 
 def model_card(results: Mapping[str, Any], architecture: str, language: str, samples: Iterable[Text] = ()) -> str:
     """README.md of a checkpoint: front matter of the Hub, settings, corpus, figures, how to load it."""
-    front: dict[str, Any] = {"language": language, "library_name": "transformers"}
+    front: dict[str, Any] = {"language": language.split(",") if "," in language else language}
+    front["library_name"] = "transformers"
     if architecture in PIPELINES:
         front["pipeline_tag"] = PIPELINES[architecture]
     front["tags"] = ["pretrain-zoo", results["objective"]]
