@@ -77,6 +77,12 @@ def _t5(layers: int, hidden: int, heads: int, feed_forward: int, **more: Any) ->
     return {"num_layers": layers, "d_model": hidden, "num_heads": heads, "d_ff": feed_forward, "d_kv": 64} | more
 
 
+def _switch(layers: int, hidden: int, heads: int, feed_forward: int, num_experts: int) -> Settings:
+    sparse = {"num_sparse_encoder_layers": layers // 2, "num_sparse_decoder_layers": layers // 2}
+    settings = _t5(layers, hidden, heads, feed_forward, num_experts=num_experts, **sparse)
+    return settings | {"num_decoder_layers": layers}  # the config's default is 12, whatever the encoder has
+
+
 def _miniatures(settings: Callable[..., Settings], *names: str, **more: Any) -> dict[str, Settings]:
     return {name: settings(*MINIATURES[name], **more) for name in names or MINIATURES}
 
@@ -167,7 +173,7 @@ FAMILIES: dict[str, Family] = {
             "7b": _llama(32, 4096, 32, 32, 11008, rms_norm_eps=1e-5, max_position_embeddings=4096),
         },
     ),
-    # Jiang et al. 2024; "tiny" and "mini" are scaled down, with four experts
+    # Jiang et al. 2024, the coefficient of load balancing as released; "tiny" and "mini" are scaled down, four experts
     "mixtral": Family(
         "mixtral",
         {
@@ -175,6 +181,7 @@ FAMILIES: dict[str, Family] = {
             "mini": _llama(4, 256, 4, 2, 384, num_local_experts=4, max_position_embeddings=2048),
             "8x7b": _llama(32, 4096, 32, 8, 14336, num_local_experts=8, max_position_embeddings=32768),
         },
+        {"router_aux_loss_coef": 0.02},
     ),
     # Yang et al. 2019; no memory unless `mem_len` is given
     "xlnet": Family(
@@ -213,14 +220,15 @@ FAMILIES: dict[str, Family] = {
         },
         decoder_start="pad",
     ),
-    # Fedus et al. 2021; "base" has 8 experts in every second layer
+    # Fedus et al. 2021, with their coefficient of load balancing; "base" has 8 experts in every second layer
     "switch": Family(
         "switch_transformers",
         {
-            "tiny": _t5(2, 128, 2, 512, num_experts=4, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1),
-            "mini": _t5(4, 256, 4, 1024, num_experts=4, num_sparse_encoder_layers=2, num_sparse_decoder_layers=2),
-            "base": _t5(12, 768, 12, 3072, num_experts=8, num_sparse_encoder_layers=6, num_sparse_decoder_layers=6),
+            "tiny": _switch(2, 128, 2, 512, num_experts=4),
+            "mini": _switch(4, 256, 4, 1024, num_experts=4),
+            "base": _switch(12, 768, 12, 3072, num_experts=8),
         },
+        {"router_aux_loss_coef": 0.01},
         decoder_start="pad",
     ),
 }

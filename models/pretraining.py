@@ -18,9 +18,10 @@ from transformers.utils import ModelOutput
 from .attention_masks import check_document_attention, document_positions, model_masks
 from .families import FAMILIES
 from .masked_positions import LabelledRows, attach, stock_model
+from .router_losses import Routers
 
 if TYPE_CHECKING:
-    from ..objectives.base import Objective
+    from ..objectives.base import Objective, Term
     from ..objectives.vocabulary import Vocabulary
     from .presets import Backbone
 
@@ -93,6 +94,7 @@ class PretrainingModel(PreTrainedModel):
         self.supports_gradient_checkpointing = stock.supports_gradient_checkpointing
         self.accepts = frozenset(inspect.signature(stock.forward).parameters)
         self.rows = self.attach_rows(main)
+        self.routers = Routers(main)
         self.post_init()
         self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
 
@@ -100,10 +102,15 @@ class PretrainingModel(PreTrainedModel):
         """The hook that gives `main`'s head labelled positions only; idle for a main without a vocabulary head."""
         return attach(main)
 
+    @property
+    def terms(self) -> dict[str, Term]:
+        """Loss terms by name: the objective's, and those of routers if `main` is a mixture of experts."""
+        return self.objective.terms | self.routers.terms
+
     # forward
 
     def forward(self, carry: Any = None, want: tuple[str, ...] = (), **batch: Tensor) -> PretrainingOutput:
-        """Sums of the objective's terms on a batch.
+        """Sums of the objective's terms on a batch, and the routers' losses.
 
         Args:
             carry: memory that the pass before returned for these streams.
@@ -113,8 +120,10 @@ class PretrainingModel(PreTrainedModel):
 
         Raises `ValueError` for a name in `want` that the model has not.
         """
-        outputs = self.run(batch, carry, want)
+        with self.routers:
+            outputs = self.run(batch, carry, want)
         sums, metrics = self.objective.loss(outputs, batch)
+        sums = {**sums, **self.routers.losses(batch)}
         missing = [name for name in want if name not in outputs]
         if missing:
             raise ValueError(f"the model has no output {missing[0]!r}; it has {', '.join(sorted(outputs))}")

@@ -35,7 +35,7 @@ LEFT_OUT = ("distillation", "nsp", "sop")  # a teacher is needed; trained within
 
 def term_losses(metrics: dict[str, float], terms: list[str]) -> dict[str, float]:
     """Loss of each term from an evaluation's metrics (named without prefix)."""
-    if len(terms) == 1:
+    if len(terms) == 1 and f"{terms[0]}_loss" not in metrics:
         return {terms[0]: metrics["loss"]}
     return {term: metrics[f"{term}_loss"] for term in terms}
 

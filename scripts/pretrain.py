@@ -158,7 +158,7 @@ def report(
     else:
         baseline["token_loss"] = baseline["loss"]
         baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
-        if len(run.objective.terms) > 1:
+        if any(name.endswith("_loss") for name in results["held_out"]):
             baseline.pop("loss")  # the sum of several terms does not compare with it
     results["baseline"] = baseline
     architecture = run.objective.architecture

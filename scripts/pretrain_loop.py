@@ -93,7 +93,7 @@ def train(
         for i, batch in enumerate(batches):
             with nullcontext() if i == accumulation - 1 else accelerator.no_sync(model):
                 sums, loss = model(**batch).sums, torch.zeros((), device=accelerator.device)
-                for name, term in objective.terms.items():  # gradients are averaged over processes: hence `world`
+                for name, term in accelerator.unwrap_model(model).terms.items():  # gradients are averaged: `world`
                     value = sums[name] * world / counts[name] if term.additive else sums[name] / accumulation
                     loss = loss + term.weight_at(step / max_steps) * value
                 accelerator.backward(loss)

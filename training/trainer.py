@@ -93,7 +93,7 @@ class PretrainingTrainer(CheckpointingTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
-        self.objective = model.objective
+        self.objective, self.terms = model.objective, model.terms
         self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
         self.add_callback(_Hooks(self._begin, self.check_losses))
         if train_dataset is not None:
@@ -133,7 +133,7 @@ class PretrainingTrainer(CheckpointingTrainer):
         """The micro-batches of one optimizer step, and each additive term's count over all of them and all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         self._micro_batch = 0
-        names = [name for name, term in self.objective.terms.items() if term.additive]
+        names = [name for name, term in self.terms.items() if term.additive]
         totals = torch.zeros(len(names), dtype=self._logged.dtype, device=device)
         for batch in batches:
             counts = self.objective.counts(batch)
@@ -152,7 +152,7 @@ class PretrainingTrainer(CheckpointingTrainer):
         self._micro_batch += 1
         loss = torch.zeros((), device=self.args.device)
         for name, total in output.sums.items():
-            term = self.objective.terms[name]
+            term = self.terms[name]
             if term.additive:  # DDP, FSDP and DeepSpeed average gradients over processes
                 count = num_items_in_batch[name]
                 value = total * (world / torch.where(count > 0, count, 1)).to(total.dtype)
@@ -187,8 +187,8 @@ class PretrainingTrainer(CheckpointingTrainer):
         """Adds each term's loss (if there are several), the metrics and tokens per second since the last log."""
         if "loss" in logs:
             means = self._logged.means()
-            if len(self.objective.terms) == 1:
-                means.pop(f"{next(iter(self.objective.terms))}_loss", None)
+            if len(self.terms) == 1:
+                means.pop(f"{next(iter(self.terms))}_loss", None)
             tokens = self.throughput.tokens.clone()
             self._reduce(tokens)
             logs |= means | self.throughput.report(tokens.item(), self.args.world_size)
@@ -240,12 +240,13 @@ class PretrainingTrainer(CheckpointingTrainer):
         started = time.perf_counter()
         with self.throughput.paused():
             means = self._evaluation_sums(dataset).means()
-        terms = self.objective.terms
+        terms = self.terms
         losses = {name: means.get(f"{name}_loss", 0.0) for name in terms}
         loss = float(sum(term.weight_at(self.progress) * losses[name] for name, term in terms.items()))
         metrics = {f"{metric_key_prefix}_loss": loss}
+        if len(own := list(self.objective.terms)) == 1:  # routers' losses beside it are not part of a perplexity
+            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(losses[own[0]], 700.0))
         if len(terms) == 1:
-            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700.0))
             means = {n: v for n, v in means.items() if n not in {f"{t}_loss" for t in terms}}
         metrics |= {f"{metric_key_prefix}_{n}": v for n, v in means.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
@@ -278,7 +279,7 @@ class PretrainingTrainer(CheckpointingTrainer):
                 continue
             counts = self.objective.counts(batch)
             for name, total in output.sums.items():
-                additive = self.objective.terms[name].additive
+                additive = self.terms[name].additive
                 sums.add(f"{name}_loss", total, counts[name] if additive else torch.ones_like(total))
             for name, (total, count) in (output.metrics or {}).items():
                 sums.add(name, total, count)
