@@ -27,8 +27,8 @@ from pretrain_zoo.scripts.pretrain import pretrain
 from pretrain_zoo.training.arguments import parse_arguments
 from pretrain_zoo.training.run_folder import RESULTS
 
-LABEL_TERMS = {"nsp": "nsp_accuracy", "sop": "sop_accuracy", "discriminator": "discriminator_accuracy"}
-"""Terms that answer yes or no; the others predict tokens."""
+PAIR_TERMS = ("nsp", "sop")
+"""Terms that answer yes or no for a pair; the others predict tokens, or (discriminator) replaced ones."""
 COMBINED = ("mlm+nsp", "ngram_mlm+sop")
 LEFT_OUT = ("distillation", "nsp", "sop")  # a teacher is needed; trained within the combinations
 
@@ -45,8 +45,8 @@ def trivial_loss(term: str, results: dict[str, Any], metrics: dict[str, float]) 
     if term == "discriminator":
         share = metrics["replaced_rate"]
         return -share * math.log(share) - (1 - share) * math.log(1 - share)
-    if term in LABEL_TERMS:
-        return math.log(2)
+    if term in PAIR_TERMS:
+        return results["pair_label_loss"]
     return (results["baseline"] or {}).get("token_loss")
 
 

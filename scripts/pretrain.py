@@ -27,7 +27,7 @@ from rich.text import Text
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
-from pretrain_zoo.training.baselines import unigram_baseline
+from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
 from pretrain_zoo.training.examples import examples
 from pretrain_zoo.training.prepare import Data, check_model_name, get_data, get_datasets, get_tokenizer
@@ -161,6 +161,7 @@ def report(
         if any(name.endswith("_loss") for name in results["held_out"]):
             baseline.pop("loss")  # the sum of several terms does not compare with it
     results["baseline"] = baseline
+    results["pair_label_loss"] = pair_label_loss(eval_dataset)
     architecture = run.objective.architecture
     samples = []
     if architecture in LOADERS:

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from pretrain_zoo.objectives import Vocabulary, get_objective
 from pretrain_zoo.objectives.documents import from_lists
-from pretrain_zoo.training.baselines import predicted_tokens, unigram_baseline
+from pretrain_zoo.training.baselines import pair_label_loss, predicted_tokens, unigram_baseline
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
 from pretrain_zoo.training.encode import encode
 from pretrain_zoo.training.examples import examples, sentences
@@ -98,6 +98,18 @@ def test_no_baseline_without_predicted_tokens(tokenizer):
 
     dataset = EvaluationDataset(Silent(), from_lists([[[10, 11]]]), Vocabulary.from_tokenizer(tokenizer), length=8)
     assert unigram_baseline(from_lists([[[10]]]), dataset) is None
+
+
+def test_answering_with_the_share_of_labels(tokenizer):
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    held_out = from_lists([[[10 + i, 50, 51], [20 + i, 60]] for i in range(30)])
+    dataset = EvaluationDataset(get_objective("nsp"), held_out, vocabulary, length=16)
+    labels = [int(DrawCollator(dataset.objective, vocabulary)(dataset[i])["pair_labels"]) for i in range(len(dataset))]
+    share = labels.count(1) / len(labels)
+    assert 0 < share < 1
+    by_hand = sum(-math.log(share if label else 1 - share) for label in labels) / len(labels)
+    assert pair_label_loss(dataset) == pytest.approx(by_hand)
+    assert pair_label_loss(EvaluationDataset(get_objective("mlm"), held_out, vocabulary, length=16)) is None
 
 
 # lines and tables

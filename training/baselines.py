@@ -47,3 +47,14 @@ def predicted_tokens(dataset: EvaluationDataset) -> np.ndarray | None:
         labels = batch["label_ids"].numpy()
         found.append(labels[labels >= 0])
     return np.concatenate(found)
+
+
+def pair_label_loss(dataset: EvaluationDataset) -> float | None:
+    """Nats per sentence pair of answering with the shares of the labels; `None` for objectives without pairs."""
+    collator = DrawCollator(dataset.objective, dataset.vocabulary)
+    if "pair_labels" not in dataset.objective.columns:
+        return None
+    rows = [list(range(start, min(start + _ROWS, len(dataset)))) for start in range(0, len(dataset), _ROWS)]
+    counts = np.bincount(np.concatenate([collator(dataset.__getitems__(r))["pair_labels"].numpy() for r in rows]))
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
