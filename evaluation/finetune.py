@@ -1,0 +1,286 @@
+"""One run of fine-tuning: one task, one seed, one model, in a folder of its own.
+
+run.json       what the run is: the settings that decide its result
+checkpoint-…/  state to resume from, until the run is finished
+results.json   scores, sizes, memory, time
+model/         the best model, by the score on the dev set
+predictions/   of the test sets, in the leaderboard's layout
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
+
+from ..models.presets import backbone
+from ..models.settings import dtype_named, overrides_from
+from ..models.task_models import TaskModelArguments, load_task_model, save_task_model, size_report
+from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
+from .encoded import EncodedExamples
+from .finetune_arguments import LARGE, SMALL, FinetuneArguments
+from .finetune_trainer import FinetuneTrainer, balanced_weights, decide, last_checkpoint
+from .glue_tasks import Task
+from .measure import folder_size, peak_memory, reset_peak_memory
+from .predictions import submission_name, write_predictions
+from .task_data import Examples
+
+_DECIDING = ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
+_DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
+_DECIDING += ("eval_strategy", "eval_steps", "load_best_model_at_end", "train_sampling_strategy")
+_DECIDING += ("max_seq_length", "early_stopping_patience", "class_weights", "max_train_samples", "max_eval_samples")
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task with its splits as token ids, shared by the runs of all seeds.
+
+    Attributes:
+        task: what is learnt.
+        splits: rows by split: "train", "validation", … .
+        index: what the leaderboard knows the rows of the test splits by.
+        tokenizer: what encoded them.
+    """
+
+    task: Task
+    splits: dict[str, EncodedExamples]
+    index: dict[str, list[str]]
+    tokenizer: Any
+
+
+def prepare(task: Task, splits: dict[str, Examples], tokenizer: Any, args: FinetuneArguments) -> PreparedTask:
+    """Sample and tokenize the splits as the arguments say."""
+    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
+    sampled = {name: examples.sample(limits.get(name.partition("_")[0])) for name, examples in splits.items()}
+    encoded = {name: EncodedExamples(rows, tokenizer, args.max_seq_length) for name, rows in sampled.items()}
+    return PreparedTask(task, encoded, {name: rows.index for name, rows in sampled.items()}, tokenizer)
+
+
+def finetune(
+    prepared: PreparedTask,
+    model_args: TaskModelArguments,
+    args: FinetuneArguments,
+    folder: Path,
+    console: Console,
+    *,
+    random_weights: bool = False,
+) -> dict[str, Any]:
+    """Train, choose the best checkpoint, evaluate, predict and save; returns the content of results.json.
+
+    A run that the folder holds finished is not done again, one that was cut off goes on.
+
+    Args:
+        prepared: task and data.
+        model_args: which model, and what of it is trained.
+        args: how; `args.seed` governs the fresh head, dropout and the data order.
+        folder: of this run.
+        console: a line per evaluation is printed to it.
+        random_weights: train the checkpoint's architecture from random weights, all of it: the baseline.
+
+    Raises:
+        ValueError: for what cannot work, or if `folder` holds another run.
+    """
+    started = time.perf_counter()
+    task, splits = prepared.task, prepared.splits
+    args = _for_run(args, folder)
+    identity = run_identity(prepared, model_args, args, random_weights)
+    find_run(folder, identity, args.overwrite_output_dir)  # refuses another run's folder
+    finished = read_json(folder / RESULTS)
+    if finished is not None and not args.overwrite_output_dir:
+        return finished
+    checkpoint = None if args.overwrite_output_dir else last_checkpoint(folder)
+    reset_peak_memory()
+    set_seed(args.seed)
+    model = build_model(prepared, model_args, args.max_seq_length, random_weights)
+    sizes = size_report(model)
+    if not args.learning_rate:
+        args.learning_rate = SMALL if sizes["trainable"] < 50_000_000 else LARGE
+    trainer = make_trainer(prepared, model, args, model_args.layer_lr_decay)
+    title = f"{task.title}, seed {args.seed}" + ", random weights" * random_weights
+    trainer.add_callback(_Lines(console, title, task.metrics))
+    if args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+    if args.process_index == 0:
+        claim_folder(folder, identity, args.overwrite_output_dir)
+    trainer.accelerator.wait_for_everyone()
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+
+    metrics, predictions = {}, {}
+    for name, rows in splits.items():
+        if name.startswith("validation"):
+            found = trainer.predict(rows, metric_key_prefix=name).metrics or {}
+            names = (*task.metrics, "score", "loss")
+            metrics[name] = {metric: found[f"{name}_{metric}"] for metric in names}
+        elif name != "train":
+            predictions[name] = decide(trainer.predict(rows).predictions)
+    results: dict[str, Any] = {
+        "task": task.name,
+        "seed": args.seed,
+        "model": model_args.model_name_or_path,
+        "random_weights": random_weights,
+        "score": sum(m["score"] for m in metrics.values()) / len(metrics),
+        "metrics": metrics,
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "train_rows": len(splits["train"]),
+        "cut_rows": splits["train"].truncated(args.max_seq_length),
+        "learning_rate": args.learning_rate,
+        "batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "epochs": args.num_train_epochs,
+        "trainable_parameters": sizes["trainable"],
+        "parameters": sizes["total"],
+        "train_seconds": output.metrics["train_runtime"],
+        "device": f"{args.world_size} × {args.device.type}",
+        "settings": identity,
+        "history": [log for log in trainer.state.log_history if "eval_score" in log],
+    }
+    if args.process_index == 0:
+        save_task_model(trainer.accelerator.unwrap_model(trainer.model), folder / "model")
+        prepared.tokenizer.save_pretrained(folder / "model")
+        for name, found in predictions.items():
+            write_predictions(folder / "predictions" / submission_name(task, name), task, prepared.index[name], found)
+        results["saved_bytes"] = folder_size(folder / "model")
+        results["peak_memory_bytes"] = peak_memory()
+        results["seconds"] = time.perf_counter() - started
+        write_json(folder / RESULTS, results)
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+    trainer.accelerator.wait_for_everyone()
+    del trainer, model
+    gc.collect()
+    return results
+
+
+def run_identity(
+    prepared: PreparedTask, model_args: TaskModelArguments, args: FinetuneArguments, random_weights: bool
+) -> dict[str, Any]:
+    """The settings that decide the result of a run, and the size of its data."""
+    identity: dict[str, Any] = {"task_name": prepared.task.name, "random_weights": random_weights}
+    identity |= asdict(model_args) | {name: getattr(args, name) for name in _DECIDING}
+    identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    identity["rows"] = {name: len(rows) for name, rows in prepared.splits.items()}
+    return {
+        name: value if isinstance(value, (int, float, dict, type(None))) else str(value)
+        for name, value in identity.items()
+    }
+
+
+def build_model(prepared: PreparedTask, model_args: TaskModelArguments, max_length: int, random_weights: bool) -> Any:
+    """The model with the task's head; `random_weights`: of the same architecture, none of its weights trained."""
+    task = prepared.task
+    settings: dict[str, Any] = {"num_labels": task.num_labels}
+    if task.labels is not None and not all(label.isdecimal() for label in task.labels):
+        settings = {"label_names": list(task.labels)}
+    kind = "regression" if task.is_regression else "single_label_classification"
+    if not random_weights:
+        return load_task_model(
+            model_args,
+            prepared.tokenizer,
+            "sequence_classification",
+            problem_type=kind,
+            max_length=max_length,
+            **settings,
+        )
+    parts = backbone(
+        model_args.model_name_or_path,
+        prepared.tokenizer,
+        max_length=max_length,
+        attn_implementation=model_args.attn_implementation,
+        dtype=dtype_named(model_args.torch_dtype),
+        **overrides_from(model_args.config_overrides),
+    )
+    names = settings.pop("label_names", None)
+    if names is not None:
+        settings = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return replace(parts, checkpoint=None).load(AutoModelForSequenceClassification, problem_type=kind, **settings)
+
+
+def make_trainer(
+    prepared: PreparedTask, model: Any, args: FinetuneArguments, layer_lr_decay: float | None = None
+) -> FinetuneTrainer:
+    """The trainer of a run, silent. Raises `ValueError` for class weights that do not fit the task."""
+    trainer = FinetuneTrainer(
+        model=model,
+        args=args,
+        train_dataset=prepared.splits["train"],
+        eval_dataset=prepared.splits["validation"],
+        data_collator=DataCollatorWithPadding(
+            prepared.tokenizer, pad_to_multiple_of=8 if args.bf16 or args.fp16 else None
+        ),
+        processing_class=prepared.tokenizer,
+        score=official_metric(prepared.task),
+        class_weights=class_weights(args.class_weights, prepared),
+        layer_lr_decay=layer_lr_decay,
+    )
+    for callback in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def official_metric(task: Task) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """The task's metrics, through `evaluate` and the module beside this file, which needs no network."""
+    import evaluate
+
+    module = str(Path(__file__).with_name("glue_metric.py"))
+    metric = evaluate.load(module, ",".join(task.metrics), keep_in_memory=True, experiment_id=uuid.uuid4().hex)
+    return lambda predictions, references: metric.compute(predictions=predictions, references=references)
+
+
+def class_weights(text: str, prepared: PreparedTask) -> torch.Tensor | None:
+    """The weights that `--class_weights` names."""
+    task = prepared.task
+    if text == "none":
+        return None
+    if task.labels is None:
+        raise ValueError(f"--class_weights: {task.title} predicts a number and has no classes")
+    if text == "balanced":
+        labels = prepared.splits["train"].labels
+        assert labels is not None
+        return torch.tensor(balanced_weights(labels, len(task.labels)), dtype=torch.float32)
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != len(task.labels) or min(weights) < 0:
+        raise ValueError(
+            f"--class_weights must be none, balanced or {len(task.labels)} numbers, one for each of "
+            f"{', '.join(task.labels)}; not {text!r}"
+        )
+    return torch.tensor(weights)
+
+
+def _for_run(args: FinetuneArguments, folder: Path) -> FinetuneArguments:
+    args = copy.copy(args)
+    args.output_dir = str(folder)
+    return args
+
+
+class _Lines(TrainerCallback):
+    """A line per evaluation."""
+
+    def __init__(self, console: Console, title: str, names: tuple[str, ...]):
+        self.console, self.title, self.names = console, title, ("loss", *names)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if metrics and "eval_score" in metrics:
+            shown = "  ".join(f"{name.replace('_', ' ')} {metrics[f'eval_{name}']:.3f}" for name in self.names)
+            self.console.print(f"{self.title}  epoch {state.epoch or 0:.1f}  {shown}")
