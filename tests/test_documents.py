@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import threading
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -142,29 +145,97 @@ def test_reused_only_for_the_same_input(tokenizer, tmp_path, monkeypatch):
         tokenize_corpus(TEXTS[:1], tokenizer, tmp_path)
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_interrupted_writing_leaves_nothing_to_be_taken_for_a_cache(tmp_path, error):
     target = tmp_path / "cache"
     part = from_lists([[[1, 2]]])
 
     def interrupted():
         yield part
         assert not target.exists()
-        raise KeyboardInterrupt
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         write_documents(target, interrupted())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_may_finish_first(tmp_path):
+def test_writing_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "NOTE_EVERY", 2)
+    parts = [from_lists([[[i, i + 1], [i]], [[7] * (i % 3)]]) for i in range(9)]
+    parts[4] = from_lists([])
+    asked = []
+
+    def rest(done: int, stop: int | None = None):
+        asked.append(done)
+        for number, part in enumerate(parts[done:], done):
+            if number == stop:
+                raise KeyboardInterrupt
+            yield part
+
+    for stop in (1, 3, 7):  # before a note, after one, after another
+        with pytest.raises(KeyboardInterrupt):
+            write_documents(tmp_path / "cache", partial(rest, stop=stop))
+        assert not (tmp_path / "cache").exists()
+    write_documents(tmp_path / "cache", rest, lambda offsets: np.array([[0, len(offsets) - 2]]))
+    assert asked == [0, 0, 2, 6]
+    write_documents(tmp_path / "whole", parts, np.array([[0, 15]]))
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == [f"{name}.npy" for name in sorted([*ARRAYS, "translations"])]
+    for name in files:
+        assert (tmp_path / "cache" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "whole"]
+    assert arrays(read_documents(tmp_path / "cache")) == {
+        name: np.concatenate([getattr(part, name) for part in parts]).tolist() for name in ARRAYS if name != "offsets"
+    } | {"offsets": np.cumsum([0, *(n for part in parts for n in np.diff(part.offsets))]).tolist()}
+
+
+def test_killed_preparation_goes_on(tokenizer, tmp_path, monkeypatch):
+    """A process killed while it tokenizes: the next one keeps what is written, and gives the same cache."""
+    monkeypatch.setattr(documents_module, "BATCH_CHARACTERS", 40)
+    texts = [f"the cat sat {'. The mat' * (i % 7)}" for i in range(200)]
+    whole = tokenize_corpus(texts, tokenizer, tmp_path / "whole")
+    encode_batches, batches = documents_module._encode_batches, []
+
+    def counted(given, *args):
+        def killed():
+            for batch in given:
+                batches.append(batch)
+                if len(batches) == 30:
+                    raise KeyboardInterrupt
+                yield batch
+
+        return encode_batches(killed(), *args)
+
+    monkeypatch.setattr(documents_module, "_encode_batches", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(texts, tokenizer, tmp_path / "killed")
+    again = tokenize_corpus(texts, tokenizer, tmp_path / "killed")
+    assert again.fingerprint == whole.fingerprint and arrays(again) == arrays(whole)
+    kept = 29 // cache_module.NOTE_EVERY * cache_module.NOTE_EVERY
+    assert sum(len(batch.texts) for batch in batches[:kept]) + sum(len(b.texts) for b in batches[30:]) == len(texts)
+    folders = [sorted(path.iterdir()) for path in (tmp_path / "whole", tmp_path / "killed")]
+    assert [path.name for path in folders[0]] == [path.name for path in folders[1]]  # nothing else is left there
+
+
+def test_of_two_that_write_the_same_one_waits(tmp_path):
     target = tmp_path / "cache"
     part = from_lists([[[1, 2], [3]]])
+    written = []
 
-    def overtaken():
+    def parts(name, started=None):
+        written.append(name)
+        if started is not None:
+            other = threading.Thread(target=write_documents, args=(target, partial(parts, "second")))
+            started.append(other)
+            other.start()
+            time.sleep(0.2)
         yield part
-        write_documents(target, [part])
 
-    write_documents(target, overtaken())
+    threads: list[threading.Thread] = []
+    write_documents(target, lambda done: parts("first", threads))
+    threads[0].join(10)
+    assert written == ["first"]
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert arrays(read_documents(target)) == arrays(part)
 
@@ -200,8 +271,8 @@ def test_pickled_arrays_are_refused(tmp_path):
 
 def test_header_has_room_for_any_size(tmp_path):
     """A header rewritten for more elements may not be longer than the one written for none."""
-    with open(tmp_path / "x.npy", "wb") as file:
-        array = cache_module._ArrayFile(file, np.int32)
+    array = cache_module._ArrayFile(tmp_path / "x.npy", np.int32)
+    with array.file as file:
         start = file.tell()
         array.size = 10**18
         array.finish()

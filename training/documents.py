@@ -1,8 +1,8 @@
 """Tokenizing a corpus once: texts to `Documents` in a cache of memory-mapped arrays.
 
-A cache is a folder named by a fingerprint of the texts, the tokenizer and the settings. It is written under another
-name and renamed when complete, so a run that is killed leaves no half-written cache behind, and the next run with the
-same input opens it in an instant. The number of processes has no bearing on what it holds.
+A cache is a folder named by a fingerprint of the texts, the tokenizer and the settings. A run with the same input opens
+it in an instant; one that was killed while writing it goes on where it was (`cache.py`). Neither that nor the number of
+processes has any bearing on what it holds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 2
-"""Version of what a cache holds; raised when that changes, so that older caches are not used."""
+"""Version of what a cache holds and of `BATCH_CHARACTERS`; raised when they change, so that no older cache is used."""
 
 BATCH_CHARACTERS = 1_000_000
 """Texts are tokenized in batches of about this many characters."""
@@ -114,12 +115,12 @@ def tokenize_corpus(
     if not directory.exists():
         processes = min(num_proc or 1, characters // BATCH_CHARACTERS + 1)
         with tqdm(total=characters, unit="char", unit_scale=True, desc="Tokenizing", disable=disable_tqdm) as bar:
-            batches = _batches_by_language(texts, languages, bar.update)
-            parts = _encode_batches(batches, specification, processes)
-            if len(languages) == 1:
-                write_documents(directory, parts)
-            else:
-                write_documents(directory, parts, _pairs_of_halves)
+
+            def parts(done: int) -> Iterator[Documents]:
+                batches = _batches_by_language(texts, languages, bar.update)
+                return _encode_batches(islice(batches, done, None), specification, processes)
+
+            write_documents(directory, parts, _pairs_of_halves if len(languages) == 2 else None)
     documents = read_documents(directory, fingerprint)
     pairs = documents.translations
     if pairs is not None and 2 * len(pairs) < len(documents):  # texts without tokens go, and their translations too
