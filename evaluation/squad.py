@@ -192,32 +192,39 @@ def _answer_positions(
 
 
 class WindowDataset(torch.utils.data.Dataset):
-    """Windows as rows of a dataset; `row` tells which they are, in whatever order they come back."""
+    """Windows as rows of a dataset.
+
+    Attributes:
+        lengths: tokens of each row.
+        labels: first and last token of the answer, int64 `[windows, 2]`.
+    """
 
     def __init__(self, windows: Windows):
         self.windows, self.splits = windows, windows.splits
+        self.lengths: list[int] = windows.lengths.tolist()
+        self.labels = np.stack([windows.start_positions, windows.end_positions], 1).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, own = self.windows, slice(self.splits[index], self.splits[index + 1])
-        return {
-            "input_ids": row.ids[own],
-            "token_type_ids": row.types[own],
-            "start_positions": row.start_positions[index],
-            "end_positions": row.end_positions[index],
-            "row": index,
-        }
+        return {"input_ids": row.ids[own], "token_type_ids": row.types[own], "labels": self.labels[index]}
 
 
 @dataclass
 class WindowCollator:
-    """Pads rows on the right to the longest of the batch, so that places of tokens stay what they are."""
+    """Pads rows on the right to the longest of the batch, so that places of tokens stay what they are.
+
+    Attributes:
+        pad_token_id, pad_token_type_id: what rows are filled up with.
+        with_types: whether the model takes segment ids.
+        pad_to_multiple_of: lengths are multiples of this.
+    """
 
     pad_token_id: int
-    pad_token_type_id: int
-    with_types: bool
+    pad_token_type_id: int = 0
+    with_types: bool = True
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -231,6 +238,4 @@ class WindowCollator:
             table = np.full(inside.shape, pad, np.int64)
             table[inside] = np.concatenate([row[name] for row in rows])
             batch[name] = torch.from_numpy(table)
-        for name in ("start_positions", "end_positions", "row"):
-            batch[name] = torch.tensor([int(row[name]) for row in rows])
-        return batch
+        return batch | {"labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}

@@ -301,7 +301,7 @@ def test_collator_pads_on_the_right(wordpiece_tokenizer):
     assert batch["input_ids"][0, :count].tolist() == encoded["input_ids"]
     assert batch["token_type_ids"][0, :count].tolist() == encoded["token_type_ids"]
     assert (batch["input_ids"][0, count:] == wordpiece_tokenizer.pad_token_id).all()
-    assert batch["row"].tolist() == list(range(len(dataset)))
+    assert batch["labels"].tolist() == [[0, 0]] * len(dataset)
 
 
 # spans

@@ -1,0 +1,147 @@
+"""Fine-tune a checkpoint on SQuAD 1.1, SQuAD 2.0 or data in their layout, and print the official scores.
+
+    python -m pretrain_zoo.scripts.run_squad --model_name_or_path runs/my-mlm --train_file train-v2.0.json \\
+        --validation_file dev-v2.0.json
+    python -m pretrain_zoo.scripts.run_squad --model_name_or_path FacebookAI/roberta-base --dataset_name rajpurkar/squad
+    python -m pretrain_zoo.scripts.run_squad --model_name_or_path runs/squad-my-mlm/model --validation_file dev.json
+
+The first two train and evaluate, the last evaluates a model that is fine-tuned already. Files are .json, .json.gz or
+.json.xz in SQuAD's layout. Whether there may be no answer (SQuAD 2.0) is seen from the data; then the best thresholds
+on the score of no answer are reported too. The same command again goes on where it was cut off. KorQuAD, whose F1
+counts characters: `--metric korquad`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import HfArgumentParser
+
+from pretrain_zoo.evaluation.squad import check_tokenizer
+from pretrain_zoo.evaluation.squad_data import Question, read_hub, read_squad, split_by_article
+from pretrain_zoo.evaluation.squad_run import SquadArguments, run_squad
+from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
+from pretrain_zoo.training.prepare import check_model_name
+from pretrain_zoo.training.report import duration
+
+
+@dataclass
+class SquadDataArguments:
+    """Which questions; an argument group for `HfArgumentParser`."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set of the Hub: rajpurkar/squad, rajpurkar/squad_v2, …"}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_split: str = field(default="train", metadata={"help": "Its split to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Its split to validate on."})
+    train_file: str | None = field(default=None, metadata={"help": "Questions to train on, in SQuAD's layout."})
+    validation_file: str | None = field(default=None, metadata={"help": "Questions to answer and score."})
+    validation_fraction: float | None = field(
+        default=None, metadata={"help": "Without --validation_file: hold out this share of the articles."}
+    )
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def load_questions(data: SquadDataArguments, seed: int) -> tuple[list[Question], list[Question]]:
+    """Questions to train on (none for evaluation alone) and to validate on. Raises `ValueError` for unusable ones."""
+    if data.dataset_name is not None:
+        if data.train_file or data.validation_file:
+            raise ValueError("give either --dataset_name or files, not both")
+        splits = (data.train_split, data.validation_split)
+        train, dev = (read_hub(data.dataset_name, data.dataset_config_name, split) for split in splits)
+        return train, dev
+    if data.validation_file is not None and data.validation_fraction is not None:
+        raise ValueError("give either --validation_file or --validation_fraction, not both")
+    if data.validation_file is not None:
+        return read_squad(data.train_file) if data.train_file else [], read_squad(data.validation_file)
+    if data.train_file is None:
+        raise ValueError("there are no data: give --train_file, --validation_file or --dataset_name")
+    if data.validation_fraction is None:
+        raise ValueError("--train_file needs a --validation_file, or a --validation_fraction to hold out")
+    return split_by_article(read_squad(data.train_file), data.validation_fraction, seed, data.train_file)
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """The table that the command ends with."""
+    metrics = results["metrics"]
+    kind = "KorQuAD" if results["metric"] == "korquad" else "SQuAD 2.0" if results["version_2"] else "SQuAD 1.1"
+    table = Table(title=f"{Path(results['model']).name}, {kind}", title_justify="left")
+    for heading in ("questions", "number", "exact match", "F1"):
+        table.add_column(heading, justify="left" if heading == "questions" else "right")
+    for prefix, name in (("", "all"), ("HasAns_", "with an answer"), ("NoAns_", "without")):
+        if f"{prefix}f1" in metrics:
+            figures = (f"{metrics[prefix + column]:.2f}" for column in ("exact", "f1"))
+            table.add_row(name, f"{metrics[prefix + 'total']:,}", *figures)
+    if "best_f1" in metrics:
+        table.add_row("all, best thresholds", "", f"{metrics['best_exact']:.2f}", f"{metrics['best_f1']:.2f}")
+        thresholds = (f"{metrics[f'best_{name}_thresh']:.3f}" for name in ("exact", "f1"))
+        table.add_row("the thresholds", "", *thresholds)
+    table.add_section()
+    if results["questions"]["train"]:
+        trained, windows = results["questions"]["train"], results["windows"]["train"]
+        table.add_row("trained on", f"{trained:,}", f"{windows:,} windows", f"{results['steps']:,} steps")
+        share = f"{results['trainable_parameters'] / 1e6:.2f} M of {results['parameters'] / 1e6:.2f} M"
+        table.add_row("trained parameters", "", "", share)
+        table.add_row("time to train", "", "", duration(results["train_seconds"]))
+    table.add_row("peak memory", "", "", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB")
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    console = Console(highlight=False, quiet=not is_main)
+    try:
+        parser = _Parser((SquadDataArguments, TaskModelArguments, SquadArguments), allow_abbrev=False)  # type: ignore
+        data, model_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+        transformers.utils.logging.disable_progress_bar()
+        if "TRANSFORMERS_VERBOSITY" not in os.environ:
+            transformers.utils.logging.set_verbosity_error()  # a fresh head is what fine-tuning begins with
+        started_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if started_processes != args.world_size:
+            raise ValueError(
+                f"{started_processes} processes were started but do not know of each other, so each would train alone; "
+                "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
+            )
+        check_model_name(model_args.model_name_or_path)
+        tokenizer = load_tokenizer(model_args)
+        check_tokenizer(tokenizer)
+        train, dev = load_questions(data, args.seed)
+        name = Path(model_args.model_name_or_path).name
+        folder = Path(f"runs/squad-{name}" if args.output_dir is None else args.output_dir)
+        args.output_dir = str(folder)
+        results = run_squad(train, dev, tokenizer, model_args, args, folder, console)
+        if is_main:
+            console.print(results_table(results))
+            console.print(f"predictions.json, results.json: {folder}")
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command goes on from the last checkpoint")
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
+            raise
+        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)))  # a Text: messages may hold [MASK]
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
