@@ -1,12 +1,16 @@
 """Causal LM: the shift happens once, padding and other documents are no targets."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import DataCollatorForCausalLM, Draws, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 from pretrain_zoo.objectives.documents import from_lists
 
 
@@ -97,3 +101,17 @@ def test_every_token_but_the_first_of_a_block_is_a_target(documents, vocabulary)
 def test_settings():
     with pytest.raises(ValueError, match="unknown packing 'sentences'"):
         get_objective("clm", packing="sentences")
+
+
+def test_loss_of_random_weights_is_that_of_a_uniform_guess(vocabulary, texts, wordpiece_tokenizer):
+    """ln V, in the model as it is trained; a label that the input already shows would cost less."""
+    objective = get_objective("clm")
+    torch.manual_seed(0)
+    model = objective.build(backbone("gpt2-tiny", wordpiece_tokenizer), vocabulary).eval()
+    rows = Ragged.from_rows([np.array(wordpiece_tokenizer(text).input_ids) for text in texts[:50]])
+    count = np.arange(len(rows))
+    columns = objective.corrupt({"input_ids": rows}, Draws.of(0, count, 0, count), vocabulary)
+    batch = to_tensors(pad_columns(columns, objective.columns, vocabulary))
+    with torch.no_grad():
+        loss = model(**batch).sums["clm"] / objective.counts(batch)["clm"]
+    assert float(loss) == pytest.approx(math.log(vocabulary.size), rel=0.03)
