@@ -1,0 +1,97 @@
+"""Backbones whose weights are held in 8 or 4 bits (bitsandbytes), to be used as they are or trained through adapters.
+
+int8: Dettmers et al. 2022, "LLM.int8()". NF4 with double quantisation: Dettmers et al. 2023, "QLoRA". The task's heads
+stay in full precision, since they are trained. Works on GPUs and, more slowly, on CPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from .settings import dtype_named
+
+_PLAIN = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d)
+"""Modules that hold matrices in the open: the first two are quantised, the others are kept."""
+
+
+@dataclass
+class QuantisationArguments:
+    """How the backbone's weights are held; an argument group for `HfArgumentParser`."""
+
+    load_in_8bit: bool = field(default=False, metadata={"help": "Hold the backbone's weights in int8."})
+    load_in_4bit: bool = field(default=False, metadata={"help": "Hold the backbone's weights in 4 bits (QLoRA)."})
+    bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "4-bit type: nf4 or fp4."})
+    bnb_4bit_use_double_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales too."})
+    bnb_4bit_compute_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Type that 4-bit weights are computed in. Default: bfloat16 on GPUs that have it, else float32."
+        },
+    )
+
+
+def quantisation_config(args: QuantisationArguments, skip: list[str]) -> BitsAndBytesConfig | None:
+    """What `from_pretrained` takes as `quantization_config`; `None` if nothing is to be quantised.
+
+    Args:
+        args: 8 or 4 bits, and details.
+        skip: modules that are kept in full precision.
+
+    Raises `ValueError` for both widths at once or an unknown 4-bit type, `ImportError` without bitsandbytes.
+    """
+    if not (args.load_in_8bit or args.load_in_4bit):
+        return None
+    if args.load_in_8bit and args.load_in_4bit:
+        raise ValueError("--load_in_8bit and --load_in_4bit exclude each other; give one")
+    if args.bnb_4bit_quant_type not in ("nf4", "fp4"):
+        raise ValueError(f"--bnb_4bit_quant_type must be nf4 or fp4, not {args.bnb_4bit_quant_type!r}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ImportError("quantisation needs bitsandbytes: pip install 'pretrain-zoo[finetune]'") from error
+    return BitsAndBytesConfig(
+        load_in_8bit=args.load_in_8bit,
+        load_in_4bit=args.load_in_4bit,
+        bnb_4bit_quant_type=args.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=args.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=dtype_named(args.bnb_4bit_compute_dtype) or _compute_dtype(),
+        llm_int8_skip_modules=skip,
+    )
+
+
+def _compute_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def check_quantisable(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model with weights that quantisation would miss; it may be on the meta device.
+
+    Only `Linear` and GPT-2's `Conv1D` are quantised. XLNet's attention and the experts of mixtures hold their matrices
+    as bare parameters.
+    """
+    missed: dict[str, int] = {}
+    for module in model.modules():
+        if not isinstance(module, _PLAIN):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim >= 2 and "bias" not in name:
+                    kind = f"{type(module).__name__}.{name}"
+                    missed[kind] = missed.get(kind, 0) + parameter.numel()
+    total = sum(p.numel() for p in model.parameters())
+    if sum(missed.values()) > 0.05 * total:
+        raise ValueError(
+            f"{model.config.model_type} cannot be quantised: {sum(missed.values()) / total:.0%} of its weights are "
+            f"bare parameters ({', '.join(sorted(missed, key=lambda k: -missed[k])[:3])}), which bitsandbytes "
+            "does not see; use another backbone, or --peft without --load_in_8bit and --load_in_4bit"
+        )
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether the model, or what a PEFT model wraps, holds quantised weights."""
+    stock = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(stock, "is_quantized", False))
