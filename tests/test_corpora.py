@@ -6,8 +6,9 @@ import pytest
 from transformers import HfArgumentParser
 
 from pretrain_zoo.training import embedded
-from pretrain_zoo.training.corpora import CorpusArguments, CorpusError, open_corpus, read_dataset
+from pretrain_zoo.training.corpora import CorpusArguments, CorpusError, open_corpus
 from pretrain_zoo.training.embedded import embedded_documents, prose, text_hash
+from pretrain_zoo.training.sources import read_dataset
 
 
 def write_json_lines(path, rows):
@@ -93,6 +94,7 @@ def test_dataset(tmp_path, monkeypatch):
     assert read("body", "test") == ["seven"]
     assert read("body", name="json", data_files=str(test)) == ["seven"]
     assert len(read("body", "train[:10%]")) == 250
+    assert read("body", streaming=True) == read("body")
     with pytest.raises(CorpusError, match=r"there is no column 'text', only 'id', 'body'"):
         read("text")
     with pytest.raises(CorpusError, match="row 0: column 'id' holds no text but int"):
@@ -107,7 +109,9 @@ def test_names_that_are_no_paths_are_datasets(monkeypatch):
     for name in ("wikitext", "Salesforce/wikitext"):
         with pytest.raises(ZeroDivisionError):
             list(open_corpus(name, dataset_config_name="wikitext-2-v1", dataset_split="test"))
-    assert asked == [((name, "wikitext-2-v1"), {"split": "test"}) for name in ("wikitext", "Salesforce/wikitext")]
+    assert asked == [
+        ((name, "wikitext-2-v1"), {"split": "test", "streaming": False}) for name in ("wikitext", "Salesforce/wikitext")
+    ]
 
 
 def test_arguments(tmp_path, capsys):

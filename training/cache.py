@@ -30,7 +30,7 @@ _DTYPES = {
 _OPTIONAL = ("languages", "translations")
 _PROGRESS = "progress.json"
 
-NOTE_EVERY = 8
+NOTE_EVERY = 32
 """Parts between two notes of what is written."""
 
 

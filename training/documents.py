@@ -29,6 +29,7 @@ from ..objectives.keyed import combine
 from .cache import read_documents, write_documents
 from .corpora import Corpus, CorpusArguments
 from .encode import encode
+from .survey import survey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Version of what a cache holds and of `BATCH_CHARACTERS`; raised when they change, so that no older cache is used."""
 
-BATCH_CHARACTERS = 1_000_000
+BATCH_CHARACTERS = 250_000
 """Texts are tokenized in batches of about this many characters."""
 
 
@@ -75,7 +76,7 @@ def tokenize_corpus(
     """Tokenize `texts` once and open the result, memory-mapped, from `cache_dir`.
 
     Special tokens are not added, and their names in a text ("[MASK]" in a page on BERT) are plain text. Memory holds a
-    few batches of about a million characters (or the longest text), whatever the size of the corpus.
+    few batches of about 250,000 characters (or the longest text), whatever the size of the corpus.
 
     Args:
         texts: the documents; read twice (once for the fingerprint), so a list or another iterable that starts afresh.
@@ -106,15 +107,15 @@ def tokenize_corpus(
     specification = backend.to_str()
 
     languages = texts.languages if isinstance(texts, Corpus) else (language,)
-    digest, characters = digest_of(texts)
+    found = survey(texts, cache_dir)
     versions = {name: version(name) for name in ("tokenizers", "sentencex")}
-    settings = json.dumps({"format": FORMAT, "languages": languages, "text": digest, **versions})
+    settings = json.dumps({"format": FORMAT, "languages": languages, "text": found.digest, **versions})
     fingerprint = hashlib.blake2b(f"{settings}\n{specification}".encode(), digest_size=16).hexdigest()
 
     directory = Path(cache_dir) / f"documents-{fingerprint}"
     if not directory.exists():
-        processes = min(num_proc or 1, characters // BATCH_CHARACTERS + 1)
-        with tqdm(total=characters, unit="char", unit_scale=True, desc="Tokenizing", disable=disable_tqdm) as bar:
+        processes = min(num_proc or 1, found.characters // BATCH_CHARACTERS + 1)
+        with tqdm(total=found.characters, unit="char", unit_scale=True, desc="Tokenizing", disable=disable_tqdm) as bar:
 
             def parts(done: int) -> Iterator[Documents]:
                 batches = _batches_by_language(texts, languages, bar.update)
@@ -126,18 +127,6 @@ def tokenize_corpus(
     if pairs is not None and 2 * len(pairs) < len(documents):  # texts without tokens go, and their translations too
         return _select(documents, np.sort(pairs.reshape(-1)), cache_dir)
     return documents
-
-
-def digest_of(texts: Iterable[str]) -> tuple[str, int]:
-    """What tells the texts from all others, and the number of their characters."""
-    rows = texts.rows() if isinstance(texts, Corpus) else ((text,) for text in texts)
-    sides = [hashlib.blake2b(digest_size=16) for _ in range(len(texts.languages) if isinstance(texts, Corpus) else 1)]
-    characters = 0
-    for number, row in enumerate(rows):
-        for side, text in zip(sides, row):
-            side.update(_bytes(text, number))
-            characters += len(text)
-    return "-".join(side.hexdigest() for side in sides), characters
 
 
 def _pairs_of_halves(offsets: np.ndarray) -> np.ndarray:
@@ -190,20 +179,6 @@ def _select(documents: Documents, chosen: np.ndarray, cache_dir: str | os.PathLi
         pairs = documents.translations
         write_documents(directory, parts, None if pairs is None else places_among(chosen, pairs, len(documents)))
     return read_documents(directory, fingerprint)
-
-
-def _bytes(text: str, number: int) -> bytes:
-    """What the fingerprint takes of a document: its length and its text."""
-    if not isinstance(text, str):
-        raise TypeError(f"Document {number} is not a string but {type(text).__name__}.")
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"Document {number} holds half a surrogate pair, {text[error.start]!r}, at character {error.start}, which "
-            "is not text: repair or remove that document."
-        ) from error
-    return b"%d:" % len(data) + data
 
 
 def _batches_by_language(texts: Iterable[str], languages: Sequence[str], done: Callable[[int], Any]) -> Iterator[Batch]:

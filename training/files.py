@@ -34,11 +34,10 @@ def open_binary(path: Path) -> BinaryIO:
         import pyarrow  # takes a moment to import
 
         stream: Any = pyarrow.input_stream(str(path), compression="zstd")
-    elif path.suffix in COMPRESSIONS:
-        stream = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix](path)
-    else:
-        return open(path, "rb")
-    return io.BufferedReader(stream, 1 << 20)  # type: ignore[return-value]
+        return io.BufferedReader(stream, 1 << 16)  # type: ignore[return-value]
+    if path.suffix in COMPRESSIONS:
+        return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix](path)  # type: ignore[return-value]
+    return open(path, "rb")
 
 
 def numbered_lines(path: Path, tally: Tally) -> Iterator[tuple[int, str | None]]:
