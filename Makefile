@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install pretrain test quality style benchmark clean
+.PHONY: help install pretrain glue test quality style benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,12 @@ install: $(STAMP) ## make .venv with the tested versions; done again when they o
 
 pretrain: $(STAMP) ## pretrain a tiny BERT on the embedded corpus; ARGS="..." are passed on
 	$(BIN)/python -m pretrain_zoo.scripts.pretrain $(ARGS)
+
+GLUE_MODEL := runs/modernbert-tiny-mlm
+glue: $(STAMP) ## pretrain, fine-tune on three offline tasks, compare with random weights; ARGS="..." are passed on
+	[ -f $(GLUE_MODEL)/results.json ] || $(BIN)/python -m pretrain_zoo.scripts.pretrain
+	$(BIN)/python -m pretrain_zoo.scripts.run_glue --model_name_or_path $(GLUE_MODEL) --task_name probes \
+		--random_baseline --pooling mean --learning_rate 1e-3 --num_train_epochs 4 $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ..models.masked_positions import stock_model
 from .task_data import Examples
 
 
@@ -49,6 +51,23 @@ class EncodedExamples(Dataset):
     def truncated(self, max_length: int) -> int:
         """How many rows are as long as `max_length`, most of which were cut."""
         return sum(length >= max_length for length in self.lengths)
+
+
+class Collator:
+    """Pads a batch to its longest row, and leaves out columns that the model's forward does not take.
+
+    Args:
+        tokenizer: says how to pad.
+        model: what the batches are for.
+        pad_to_multiple_of: pad rows to such a length, for hardware that likes it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any, pad_to_multiple_of: int | None = None):
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        self.names = {*inspect.signature(stock_model(model).forward).parameters, "labels"}
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {name: column for name, column in self.pad(features).items() if name in self.names}
 
 
 class LengthGroupedEpochs(Sampler[int]):

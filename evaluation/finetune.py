@@ -23,26 +23,25 @@ import numpy as np
 import torch
 from rich.console import Console
 from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
-from ..models.presets import backbone
-from ..models.settings import dtype_named, overrides_from
+from ..models.adapters import training_callbacks
 from ..models.task_models import TaskModelArguments, load_task_model, save_task_model, size_report
 from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
-from .encoded import EncodedExamples
+from .encoded import Collator, EncodedExamples
 from .finetune_arguments import LARGE, SMALL, FinetuneArguments
 from .finetune_trainer import FinetuneTrainer, balanced_weights, decide, last_checkpoint
 from .glue_tasks import Task
 from .measure import folder_size, peak_memory, reset_peak_memory
 from .predictions import submission_name, write_predictions
 from .task_data import Examples
+from .task_distillation import TaskDistiller, TeacherArguments, distilled
 
 _DECIDING = ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
 _DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
@@ -83,6 +82,7 @@ def finetune(
     console: Console,
     *,
     random_weights: bool = False,
+    teacher: TeacherArguments | None = None,
 ) -> dict[str, Any]:
     """Train, choose the best checkpoint, evaluate, predict and save; returns the content of results.json.
 
@@ -95,6 +95,7 @@ def finetune(
         folder: of this run.
         console: a line per evaluation is printed to it.
         random_weights: train the checkpoint's architecture from random weights, all of it: the baseline.
+        teacher: a fine-tuned model to learn from.
 
     Raises:
         ValueError: for what cannot work, or if `folder` holds another run.
@@ -103,6 +104,8 @@ def finetune(
     task, splits = prepared.task, prepared.splits
     args = _for_run(args, folder)
     identity = run_identity(prepared, model_args, args, random_weights)
+    if teacher is not None and teacher.teacher is not None:
+        identity |= teacher.identity(task.name)
     find_run(folder, identity, args.overwrite_output_dir)  # refuses another run's folder
     finished = read_json(folder / RESULTS)
     if finished is not None and not args.overwrite_output_dir:
@@ -114,7 +117,14 @@ def finetune(
     sizes = size_report(model)
     if not args.learning_rate:
         args.learning_rate = SMALL if sizes["trainable"] < 50_000_000 else LARGE
-    trainer = make_trainer(prepared, model, args, model_args.layer_lr_decay)
+    distiller = None
+    if teacher is not None and teacher.teacher is not None:
+        distiller = teacher.distiller(task.name, model, prepared.tokenizer)
+        if teacher.intermediate_epochs and checkpoint is None:
+            with distiller.intermediate():
+                inner = _without_evaluation(args, teacher.intermediate_epochs)
+                make_trainer(prepared, model, inner, model_args.layer_lr_decay, distiller).train()
+    trainer = make_trainer(prepared, model, args, model_args.layer_lr_decay, distiller)
     title = f"{task.title}, seed {args.seed}" + ", random weights" * random_weights
     trainer.add_callback(_Lines(console, title, task.metrics))
     if args.early_stopping_patience is not None:
@@ -185,47 +195,42 @@ def run_identity(
 
 
 def build_model(prepared: PreparedTask, model_args: TaskModelArguments, max_length: int, random_weights: bool) -> Any:
-    """The model with the task's head; `random_weights`: of the same architecture, none of its weights trained."""
+    """The model with the task's head; `random_weights`: of the same architecture, all of it to be trained anew."""
     task = prepared.task
     settings: dict[str, Any] = {"num_labels": task.num_labels}
     if task.labels is not None and not all(label.isdecimal() for label in task.labels):
         settings = {"label_names": list(task.labels)}
-    kind = "regression" if task.is_regression else "single_label_classification"
-    if not random_weights:
-        return load_task_model(
-            model_args,
-            prepared.tokenizer,
-            "sequence_classification",
-            problem_type=kind,
-            max_length=max_length,
-            **settings,
-        )
-    parts = backbone(
-        model_args.model_name_or_path,
+    if random_weights:
+        model_args = replace(model_args, peft=None, load_in_8bit=False, load_in_4bit=False, freeze_backbone=False)
+    model = load_task_model(
+        model_args,
         prepared.tokenizer,
+        "sequence_classification",
+        problem_type="regression" if task.is_regression else "single_label_classification",
         max_length=max_length,
-        attn_implementation=model_args.attn_implementation,
-        dtype=dtype_named(model_args.torch_dtype),
-        **overrides_from(model_args.config_overrides),
+        **settings,
     )
-    names = settings.pop("label_names", None)
-    if names is not None:
-        settings = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    return replace(parts, checkpoint=None).load(AutoModelForSequenceClassification, problem_type=kind, **settings)
+    return type(model)._from_config(model.config, dtype=model.dtype) if random_weights else model
 
 
 def make_trainer(
-    prepared: PreparedTask, model: Any, args: FinetuneArguments, layer_lr_decay: float | None = None
+    prepared: PreparedTask,
+    model: Any,
+    args: FinetuneArguments,
+    layer_lr_decay: float | None = None,
+    distiller: TaskDistiller | None = None,
 ) -> FinetuneTrainer:
-    """The trainer of a run, silent. Raises `ValueError` for class weights that do not fit the task."""
-    trainer = FinetuneTrainer(
+    """The trainer of a run, silent, with the loss of a distiller if there is one.
+
+    Raises `ValueError` for class weights that do not fit the task.
+    """
+    trainer_class = FinetuneTrainer if distiller is None else distilled(FinetuneTrainer, distiller)
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=prepared.splits["train"],
         eval_dataset=prepared.splits["validation"],
-        data_collator=DataCollatorWithPadding(
-            prepared.tokenizer, pad_to_multiple_of=8 if args.bf16 or args.fp16 else None
-        ),
+        data_collator=Collator(prepared.tokenizer, model, pad_to_multiple_of=8 if args.bf16 or args.fp16 else None),
         processing_class=prepared.tokenizer,
         score=official_metric(prepared.task),
         class_weights=class_weights(args.class_weights, prepared),
@@ -233,6 +238,8 @@ def make_trainer(
     )
     for callback in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
         trainer.remove_callback(callback)
+    for callback in training_callbacks(model):
+        trainer.add_callback(callback)
     return trainer
 
 
@@ -266,6 +273,14 @@ def class_weights(text: str, prepared: PreparedTask) -> torch.Tensor | None:
             f"{', '.join(task.labels)}; not {text!r}"
         )
     return torch.tensor(weights)
+
+
+def _without_evaluation(args: FinetuneArguments, epochs: float) -> FinetuneArguments:
+    """The arguments of a first stage, of which nothing is kept but the weights."""
+    args = copy.copy(args)
+    args.num_train_epochs, args.max_steps, args.load_best_model_at_end = epochs, -1, False
+    args.eval_strategy = args.save_strategy = IntervalStrategy.NO  # type: ignore[assignment]
+    return args
 
 
 def _for_run(args: FinetuneArguments, folder: Path) -> FinetuneArguments:

@@ -85,7 +85,7 @@ PROBES = {
     for task in (
         Task("topic", "Topic", ("sentence",), ("files", "network", "concurrency", "learning")),
         Task("word_order", "WordOrder", ("sentence",), _BINARY, ("matthews_correlation",), header=_COLA_HEADER),
-        Task("sentence_pair", "SentencePair", _PAIR, ("same_document", "other_document")),
+        Task("sentence_pair", "SentencePair", _PAIR, ("in_order", "swapped")),
     )
 }
 """Tasks that `probes.py` makes of the embedded corpus."""

@@ -2,7 +2,7 @@
 
 topic           sentence → files, network, concurrency or learning      (SST-2's layout)
 word_order      sentence → 1, or 0 where neighbouring words are swapped  (CoLA's layout, no header)
-sentence_pair   two sentences → same_document or other_document          (RTE's layout)
+sentence_pair   two parts of a sentence → in_order or swapped            (RTE's layout)
 
 They tell what pretraining has taught a small model, in the manner of probing tasks (Conneau et al. 2018, arXiv
 1805.01070: word order is their "bigram shift"). They compare models with each other, not with published figures.
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..training.embedded import embedded_documents, text_hash
 
-FORMAT = 1
+FORMAT = 2
 """Version of the rules below; raised when they change, so that the files are made anew."""
 TOPICS = {
     "files": "file files directory directories path paths filename folder disk archive",
@@ -82,17 +82,17 @@ def word_order_rows(documents: list[str], rng: np.random.Generator, size: int) -
 
 
 def sentence_pair_rows(documents: list[str], rng: np.random.Generator, size: int) -> list[tuple[str, str, str]]:
-    """(two sentences in a row, "same_document") or (sentences of two documents, "other_document"), half of each."""
-    kept = [texts for texts in map(sentences, documents) if len(texts) >= 2]
-    pairs = [(texts[i], texts[i + 1], n) for n, texts in enumerate(kept) for i in range(0, min(len(texts), 12) - 1, 2)]
+    """(one part of a sentence, the other, "in_order" or "swapped"), half of each.
+
+    The first letter is made small and the last stop is left out, so that they tell nothing.
+    """
+    texts = [text for document in documents for text in sentences(document, shortest=10)[:10]]
     rows = []
-    for number, i in enumerate(rng.permutation(len(pairs))[:size]):
-        first, second, document = pairs[i]
-        label = "same_document"
-        if number % 2 and len(kept) > 1:
-            other = kept[(document + 1 + rng.integers(len(kept) - 1)) % len(kept)]
-            second, label = other[rng.integers(len(other))], "other_document"
-        rows.append((first, second, label))
+    for number, i in enumerate(rng.permutation(len(texts))[:size]):
+        words = (texts[i][0].lower() + texts[i][1:]).rstrip(".!?:").split(" ")
+        cut = len(words) // 2 + int(rng.integers(-1, 2))
+        first, second = " ".join(words[:cut]), " ".join(words[cut:])
+        rows.append((second, first, "swapped") if number % 2 else (first, second, "in_order"))
     return rows
 
 

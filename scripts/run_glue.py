@@ -3,6 +3,7 @@
     python -m pretrain_zoo.scripts.run_glue --model_name_or_path runs/my-mlm --task_name sst2,cola --data_dir glue/
     python -m pretrain_zoo.scripts.run_glue --model_name_or_path FacebookAI/roberta-base --task_name all --seeds 5
     python -m pretrain_zoo.scripts.run_glue --model_name_or_path runs/my-mlm --train_file a.csv --validation_file b.csv
+    python -m pretrain_zoo.scripts.run_glue --model_name_or_path runs/half --teacher runs/glue-my-mlm/sst2/seed-42/model
 
 Without --data_dir the tasks come from the Hub. The same command again goes on where it was cut off, and does nothing
 twice. `--task_name probes` needs no data: its tasks are made of the embedded corpus. `--help` lists all arguments.
@@ -31,6 +32,7 @@ from pretrain_zoo.evaluation.glue_tasks import GLUE, PROBES, Task, get_tasks
 from pretrain_zoo.evaluation.probes import embedded_probes
 from pretrain_zoo.evaluation.search import combination_name, parse_grid
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
+from pretrain_zoo.evaluation.task_distillation import TeacherArguments
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import read_json
@@ -83,7 +85,13 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-def run_glue(glue: GlueArguments, model_args: TaskModelArguments, args: FinetuneArguments, console: Console) -> Rows:
+def run_glue(
+    glue: GlueArguments,
+    model_args: TaskModelArguments,
+    args: FinetuneArguments,
+    teacher: TeacherArguments,
+    console: Console,
+) -> Rows:
     """All runs, and the report; returns the summaries by row and task. Raises `ValueError` for what cannot work."""
     check(glue, model_args, args)
     folder = Path(str(args.output_dir))
@@ -95,8 +103,8 @@ def run_glue(glue: GlueArguments, model_args: TaskModelArguments, args: Finetune
     for task, splits in tasks:
         prepared = prepare(task, splits, tokenizer, args)
         for random_weights in (False, True) if glue.random_baseline else (False,):
-            row = f"{name}, random weights" if random_weights else name
-            runs = run_task(prepared, glue, model_args, args, folder, console, random_weights)
+            row = "random weights" if random_weights else name
+            runs = run_task(prepared, glue, model_args, args, folder, console, random_weights, teacher)
             rows.setdefault(row, {})[task.name] = summarize(runs)
     if args.process_index == 0:
         write_report(rows, folder, console)
@@ -147,6 +155,7 @@ def run_task(
     folder: Path,
     console: Console,
     random_weights: bool = False,
+    teacher: TeacherArguments | None = None,
 ) -> list[dict[str, Any]]:
     """The runs of one task, one for each seed; the first seed tries what is searched over, the others use the best.
 
@@ -166,10 +175,10 @@ def run_task(
         tried = {}
         for settings in combinations:
             where = place / combination_name(settings) / f"seed-{seed}"
-            result = finetune(
-                prepared, start, with_settings(args, settings, seed), where, console, random_weights=random_weights
+            chosen = with_settings(args, settings, seed)
+            tried[where] = finetune(
+                prepared, start, chosen, where, console, random_weights=random_weights, teacher=teacher
             )
-            tried[where] = result
         best = max(tried, key=lambda where: tried[where]["score"])
         if len(combinations) > 1:
             console.print(f"{task.title}: of {len(combinations)} settings the best is {best.parent.name}")
@@ -203,17 +212,19 @@ def earlier_rows(folder: Path) -> Rows:
     return content["rows"]
 
 
-def parse_arguments(argv: list[str]) -> tuple[GlueArguments, TaskModelArguments, FinetuneArguments]:
+def parse_arguments(
+    argv: list[str],
+) -> tuple[GlueArguments, TaskModelArguments, FinetuneArguments, TeacherArguments]:
     """The settings on a command line. Raises `ValueError` for arguments that are not known, and bad values."""
-    groups: Any = (GlueArguments, TaskModelArguments, FinetuneArguments)
+    groups: Any = (GlueArguments, TaskModelArguments, FinetuneArguments, TeacherArguments)
     parser = _Parser(groups, allow_abbrev=False, prog="run_glue")
     if not any(argument.split("=")[0] == "--output_dir" for argument in argv):
         peek = _Parser(add_help=False, allow_abbrev=False)
         peek.add_argument("--model_name_or_path", default="model")
         model = peek.parse_known_args(argv)[0].model_name_or_path
         argv = [*argv, "--output_dir", f"runs/glue-{Path(model).name}"]
-    glue, model_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    return glue, model_args, args
+    glue, model_args, args, teacher = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return glue, model_args, args, teacher
 
 
 def main(argv: list[str] | None = None) -> int:
