@@ -2,9 +2,12 @@
 
 import itertools
 import json
+import os
 import threading
 import time
+import tracemalloc
 from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from pretrain_zoo.objectives.documents import DOCUMENT_END, from_lists
 from pretrain_zoo.training import cache as cache_module
 from pretrain_zoo.training import documents as documents_module
+from pretrain_zoo.training import split as split_module
 from pretrain_zoo.training.cache import read_documents, write_documents
 from pretrain_zoo.training.corpora import CorpusArguments
 from pretrain_zoo.training.documents import load_documents, split_documents, tokenize_corpus
@@ -198,24 +202,54 @@ def test_killed_preparation_goes_on(tokenizer, tmp_path, monkeypatch):
     whole = tokenize_corpus(texts, tokenizer, tmp_path / "whole")
     encode_batches, batches = documents_module._encode_batches, []
 
-    def counted(given, *args):
-        def killed():
-            for batch in given:
-                batches.append(batch)
-                if len(batches) == 30:
-                    raise KeyboardInterrupt
-                yield batch
+    def kill():
+        def killed(given, *args):
+            return encode_batches((batch for n, batch in enumerate(given) if n < 30 or os.kill(os.getpid(), 9)), *args)
 
-        return encode_batches(killed(), *args)
+        documents_module._encode_batches = killed
+        tokenize_corpus(texts, tokenizer, tmp_path / "killed", disable_tqdm=True)
 
-    monkeypatch.setattr(documents_module, "_encode_batches", counted)
-    with pytest.raises(KeyboardInterrupt):
-        tokenize_corpus(texts, tokenizer, tmp_path / "killed")
+    process = get_context("fork").Process(target=kill)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -9
+    assert not list((tmp_path / "killed").glob("documents*"))
+
+    monkeypatch.setattr(
+        documents_module,
+        "_encode_batches",
+        lambda given, *args: encode_batches((batches.append(batch) or batch for batch in given), *args),
+    )
     again = tokenize_corpus(texts, tokenizer, tmp_path / "killed")
     assert again.fingerprint == whole.fingerprint and arrays(again) == arrays(whole)
-    assert sum(len(batch.texts) for batch in batches[:24]) + sum(len(b.texts) for b in batches[30:]) == len(texts)
+    before = list(itertools.islice(documents_module._batches(texts, bool), 24))
+    assert [text for batch in before for text in batch] + [text for batch in batches for text in batch.texts] == texts
     folders = [sorted(path.iterdir()) for path in (tmp_path / "whole", tmp_path / "killed")]
     assert [path.name for path in folders[0]] == [path.name for path in folders[1]]  # nothing else is left there
+
+
+def test_memory_does_not_grow_with_the_corpus(wordpiece_tokenizer, tmp_path, monkeypatch):
+    """What preparing more text takes more of it is less than a tenth of that text: a few numbers per document."""
+    monkeypatch.setattr(documents_module, "BATCH_CHARACTERS", 4000)
+    monkeypatch.setattr(split_module, "PART_TOKENS", 4000)
+
+    def peak(count: int) -> tuple[int, int]:
+        path = tmp_path / f"{count}.txt"
+        with open(path, "w") as file:
+            for i in range(count):
+                file.write(f"{i} the miller mends every window by the river. " * 20 + "\n\n")
+        tracemalloc.start()
+        train, validation = load_documents(
+            CorpusArguments(str(path), cache_dir=str(tmp_path / "cache")), wordpiece_tokenizer
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(train) + len(validation) == count
+        return peak, path.stat().st_size
+
+    peak(10)  # with whatever is made once
+    (small, few), (large, many) = peak(100), peak(800)
+    assert large - small < (many - few) / 10, (small, large)
 
 
 def test_of_two_that_write_the_same_one_waits(tmp_path):
@@ -314,7 +348,7 @@ def numbers(documents) -> list[int]:
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_split(tmp_path, monkeypatch, on_disk):
-    monkeypatch.setattr(documents_module, "BATCH_CHARACTERS", 13)  # several parts
+    monkeypatch.setattr(split_module, "PART_TOKENS", 13)  # several parts
     documents = numbered(50)
     train, validation = split_documents(documents, 0.1, 3, tmp_path if on_disk else None)
     assert len(validation) == 5

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from pretrain_zoo.scripts.pretrain import main
+from pretrain_zoo.training import split as split_module
 from pretrain_zoo.training.corpora import CorpusArguments, CorpusError, open_corpus
 from pretrain_zoo.training.documents import open_documents, split_documents, tokenize_corpus
+from pretrain_zoo.training.translations import tokenize_translations
 
 NUMBERS = {
     "en": ["one", "two", "three", "four", "five", "six", "seven"],
@@ -90,6 +92,23 @@ def test_pairs_survive_cache_and_split(folder, tmp_path, any_tokenizer):
             assert pair[1] == pair[0] + 120 and (part.languages[a], part.languages[b]) == (0, 1)
             held_out.add(pair[0])
     assert len(held_out) == 120  # every pair is in one of the parts
+
+
+def test_translations_of_one_text_are_held_out_together(texts, wordpiece_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(split_module, "PART_TOKENS", 11)  # several parts
+    source = ["the miller", "a letter", "the letter", "by the river"] * 5 + texts[:20]
+    documents = tokenize_translations(source, [f"a {i}" for i in range(40)], wordpiece_tokenizer, tmp_path)
+    sizes = set()
+    for seed in range(8):
+        train, validation = split_documents(documents, 0.1, seed)
+        sides = [
+            {part.tokens[part.offsets[a] : part.offsets[a + 1]].tobytes() for a in part.translations[:, 0]}
+            for part in (train, validation)
+        ]
+        assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 24
+        assert len(train.translations) + len(validation.translations) == 40
+        sizes.add(len(validation.translations))
+    assert min(sizes) == 4 and 4 < max(sizes) <= 8  # four pairs, and the rest of a text's five
 
 
 def test_pairs_with_a_side_without_tokens_are_left_out(wordpiece_tokenizer, tmp_path):

@@ -24,11 +24,11 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from ..objectives.documents import Documents, places_among, selection_fingerprint
-from ..objectives.keyed import combine
+from ..objectives.documents import Documents
 from .cache import read_documents, write_documents
 from .corpora import Corpus, CorpusArguments
 from .encode import encode
+from .split import select, split_documents
 from .survey import survey
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def tokenize_corpus(
     documents = read_documents(directory, fingerprint)
     pairs = documents.translations
     if pairs is not None and 2 * len(pairs) < len(documents):  # texts without tokens go, and their translations too
-        return _select(documents, np.sort(pairs.reshape(-1)), cache_dir)
+        return select(documents, np.sort(pairs.reshape(-1)), cache_dir)
     return documents
 
 
@@ -134,51 +134,6 @@ def _pairs_of_halves(offsets: np.ndarray) -> np.ndarray:
     filled = (np.diff(offsets) > 1).reshape(2, -1).all(0)
     first = np.flatnonzero(filled)
     return np.stack([first, first + len(filled)], axis=1)
-
-
-def split_documents(
-    documents: Documents, fraction: float, seed: int = 0, cache_dir: str | os.PathLike | None = None
-) -> tuple[Documents, Documents]:
-    """Split off `fraction` of the documents (at least one), whole, for validation: `(train, validation)`.
-
-    Which ones is a function of `seed` and each document's number in the corpus, not of the tokenizer. Both sides keep
-    the corpus's order. Of parallel text, pairs are split off: a text and its translation stay together. With
-    `cache_dir` both are written there and memory-mapped; otherwise they are held in memory.
-
-    Raises:
-        ValueError: if `fraction` is not between 0 and 1, or leaves a side without documents.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction must lie between 0 and 1 (exclusive), got {fraction}.")
-    pairs = documents.translations
-    total, kind = (len(documents), "document") if pairs is None else (len(pairs), "pair")
-    count = max(1, round(fraction * total))
-    if count >= total:
-        raise ValueError(
-            f"The corpus has {total} {kind}(s), too few to set {fraction:.0%} of them aside for validation: "
-            "separate documents by blank lines, or give a --validation_file and a validation_fraction of 0."
-        )
-    order = np.argsort(combine(seed, np.arange(total)), kind="stable")
-    validation, train = order[:count], order[count:]
-    if pairs is not None:
-        validation, train = pairs[validation].reshape(-1), pairs[train].reshape(-1)
-    return _select(documents, np.sort(train), cache_dir), _select(documents, np.sort(validation), cache_dir)
-
-
-def _select(documents: Documents, chosen: np.ndarray, cache_dir: str | os.PathLike | None) -> Documents:
-    """`documents.select(chosen)`, in memory or as a cache of its own."""
-    if cache_dir is None:
-        return documents.select(chosen)
-    fingerprint = selection_fingerprint(documents.fingerprint, chosen)
-    directory = Path(cache_dir) / f"documents-{fingerprint}"
-    if not directory.exists():
-        ends = np.cumsum(np.diff(documents.offsets)[chosen])
-        cuts = np.searchsorted(ends, np.arange(BATCH_CHARACTERS, ends[-1], BATCH_CHARACTERS))
-        texts = replace(documents, translations=None)
-        parts = map(texts.select, np.split(chosen, np.unique(cuts)))
-        pairs = documents.translations
-        write_documents(directory, parts, None if pairs is None else places_among(chosen, pairs, len(documents)))
-    return read_documents(directory, fingerprint)
 
 
 def _batches_by_language(texts: Iterable[str], languages: Sequence[str], done: Callable[[int], Any]) -> Iterator[Batch]:
