@@ -62,6 +62,7 @@ class SquadArguments(FinetuneArguments):
     class_weights: str = field(default="none", init=False)
 
     def __post_init__(self):
+        self.given_output_dir = self.output_dir
         super().__post_init__()
         if self.metric not in METRICS:
             raise ValueError(f"--metric must be one of {', '.join(METRICS)}, not {self.metric!r}")

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         check_tokenizer(tokenizer)
         train, dev = load_questions(data, args.seed)
         name = Path(model_args.model_name_or_path).name
-        folder = Path(f"runs/squad-{name}" if args.output_dir is None else args.output_dir)
+        folder = Path(args.given_output_dir or f"runs/squad-{name}")
         args.output_dir = str(folder)
         results = run_squad(train, dev, tokenizer, model_args, args, folder, console)
         if is_main:

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering
 
 from pretrain_zoo.evaluation.squad import WindowCollator, WindowDataset, check_tokenizer, make_windows
 from pretrain_zoo.evaluation.squad_answers import best_answers, best_spans
@@ -18,6 +20,10 @@ from pretrain_zoo.evaluation.squad_metrics import (
     normalize_korean_answer,
     squad_scores,
 )
+from pretrain_zoo.evaluation.squad_run import SquadArguments
+from pretrain_zoo.evaluation.squad_trainer import SquadTrainer
+from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.scripts.run_squad import main
 
 # metrics, against hand-worked cases
 
@@ -379,3 +385,201 @@ def test_scores_that_do_not_fit_are_refused(wordpiece_tokenizer):
     start[0, windows.cls[0]] = np.nan
     with pytest.raises(ValueError, match="not numbers"):
         best_answers(start, end, windows, questions)
+
+
+# training and the command
+
+ANIMALS = ("miller", "sailor", "baker", "sister")
+
+
+def learnable(count, silent=False, seed=0):
+    """Paragraphs of one fact each; the question names who, the answer is where."""
+    rng = np.random.default_rng(seed)
+    places = ("river", "town", "hill", "road", "house", "field")
+    articles = []
+    for i in range(count):
+        who, place = ANIMALS[rng.integers(4)], places[rng.integers(6)]
+        text = f"In winter the {who} is at the {place} at home. Nobody forgot the bell."
+        asked = "sailor" if who != "sailor" and silent and i % 3 == 0 else who
+        answers = [] if asked != who else [{"text": place, "answer_start": text.index(place)}]
+        qa = {"id": f"q{i}", "question": f"Where is the {asked}?", "answers": answers, "is_impossible": not answers}
+        articles.append({"title": f"t{i % 5}", "paragraphs": [{"context": text, "qas": [qa]}]})
+    return {"version": "v2.0", "data": articles}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, wordpiece_tokenizer):
+    """A small BERT as pretraining leaves it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    backbone("bert-tiny", wordpiece_tokenizer, **small).load(AutoModelForMaskedLM).save_pretrained(folder)
+    wordpiece_tokenizer.save_pretrained(folder)
+    return folder
+
+
+SHORT = "--max_seq_length 64 --doc_stride 8 --max_query_length 20 --max_answer_length 6 --use_cpu --eval_strategy no"
+
+
+def test_loss_does_not_depend_on_accumulation(checkpoint, wordpiece_tokenizer, tmp_path):
+    """A step of SGD in any division is the step along the stock model's own loss of all windows at once."""
+    questions = from_rows(rows_of(learnable(11, silent=True)), "data")
+    windows = make_windows(questions, wordpiece_tokenizer, max_seq_length=64, doc_stride=8, max_query_length=20)
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    steps = {}
+    for batch, accumulation in ((11, 1), (4, 3), (1, 11)):
+        torch.manual_seed(1)
+        model = backbone(str(checkpoint), wordpiece_tokenizer, **off).load(AutoModelForQuestionAnswering).double()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        dataset = WindowDataset(windows)
+        if not steps:
+            collated = WindowCollator(wordpiece_tokenizer.pad_token_id)([dataset[i] for i in range(len(dataset))])
+            start, end = collated.pop("labels").T
+            loss = model(**collated, start_positions=start, end_positions=end).loss
+            loss.backward()
+            expected = {name: before[name] - 0.01 * p.grad for name, p in model.named_parameters()}
+            model.zero_grad()
+        args = SquadArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+            max_steps=1, learning_rate=0.01, optim="sgd", max_grad_norm=0.0, warmup_steps=0, weight_decay=0.0,
+            lr_scheduler_type="constant", eval_strategy="no", use_cpu=True, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = SquadTrainer(
+            model=model, args=args, train_dataset=dataset, eval_dataset=dataset,
+            data_collator=WindowCollator(wordpiece_tokenizer.pad_token_id), score=lambda *_: {},
+        )  # fmt: skip
+        logged = trainer.train().training_loss
+        assert logged == pytest.approx(loss.item(), rel=1e-6)
+        for name, parameter in trainer.model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-9)
+        steps[batch] = logged
+
+
+def rows_of(content):
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                answers = {key: [a[key] for a in qa["answers"]] for key in ("text", "answer_start")}
+                yield {"id": qa["id"], "question": qa["question"], "context": paragraph["context"], "answers": answers}
+
+
+def test_evaluation_gives_the_scores_of_single_windows(checkpoint, wordpiece_tokenizer, tmp_path):
+    text, _, _ = paragraph(90, 5)
+    questions = [Question("a", "Who?", text, (), ()), Question("b", "Who?", "the bell", (), ())]
+    windows = make_windows(questions, wordpiece_tokenizer, max_seq_length=40, doc_stride=8, max_query_length=20)
+    torch.manual_seed(0)
+    model = backbone(str(checkpoint), wordpiece_tokenizer).load(AutoModelForQuestionAnswering).eval()
+    dataset = WindowDataset(windows)
+    args = SquadArguments(output_dir=str(tmp_path), per_device_eval_batch_size=3, use_cpu=True, disable_tqdm=True)
+    trainer = SquadTrainer(model=model, args=args, eval_dataset=dataset, score=lambda *_: {},
+                           data_collator=WindowCollator(wordpiece_tokenizer.pad_token_id))  # fmt: skip
+    start, end = trainer.predict(dataset).predictions
+    for row, (first, last) in enumerate(itertools.pairwise(windows.splits)):
+        ids, types = (torch.from_numpy(v[first:last].astype(np.int64))[None] for v in (windows.ids, windows.types))
+        with torch.no_grad():
+            output = model(input_ids=ids, token_type_ids=types)
+        np.testing.assert_allclose(start[row, : last - first], output.start_logits[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(end[row, : last - first], output.end_logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_command_trains_answers_and_evaluates(checkpoint, tmp_path, capsys):
+    train = write(tmp_path / "train.json", learnable(160, silent=True))
+    dev = write(tmp_path / "dev.json", learnable(40, silent=True, seed=1))
+    out = tmp_path / "out"
+    command = f"--model_name_or_path {checkpoint} --train_file {train} --validation_file {dev} --output_dir {out} "
+    command += f"{SHORT} --num_train_epochs 12 --learning_rate 2e-3 --save_strategy no"
+    assert main(command.split()) == 0, capsys.readouterr().err
+    assert "SQuAD 2.0" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    metrics = results["metrics"]
+    assert metrics["HasAns_f1"] > 90 and metrics["best_f1"] >= metrics["f1"] > 75
+    predictions = json.loads((out / "predictions.json").read_text())
+    odds = json.loads((out / "null_odds.json").read_text())
+    gold = {row["id"]: row["answers"]["text"] for row in rows_of(learnable(40, silent=True, seed=1))}
+    assert squad_scores(predictions, gold)["f1"] == pytest.approx(metrics["f1"])
+    assert all((odds[name] > 0) == (answer == "") for name, answer in predictions.items())
+    best = json.loads((out / "nbest_predictions.json").read_text())
+    again = {n: "" if odds[n] > metrics["best_f1_thresh"] else best[n][0]["text"] for n in gold}
+    assert squad_scores(again, gold)["f1"] == pytest.approx(metrics["best_f1"])
+    # the saved model gives the same answers
+    evaluation = (
+        f"--model_name_or_path {out / 'model'} --validation_file {dev} --output_dir {tmp_path / 'again'} {SHORT}"
+    )
+    assert main(evaluation.split()) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "again" / "predictions.json").read_text()) == predictions
+    # and the finished run is not done again
+    (out / "predictions.json").unlink()
+    assert main(command.split()) == 0 and not (out / "predictions.json").exists()
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_answers(checkpoint, tmp_path, monkeypatch, capsys):
+    train = write(tmp_path / "train.json", learnable(24))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fixed = f"--model_name_or_path {checkpoint} --train_file {train} --validation_fraction 0.2 "
+    fixed += SHORT.replace("--eval_strategy no", "") + " --num_train_epochs 3 --per_device_train_batch_size 8"
+    assert main([*fixed.split(), "--output_dir", str(whole)]) == 0, capsys.readouterr().err
+    saved = SquadTrainer._save_checkpoint
+
+    def save_and_stop(self, *args, **kwargs):
+        saved(self, *args, **kwargs)
+        if self.state.epoch >= 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SquadTrainer, "_save_checkpoint", save_and_stop)
+    assert main([*fixed.split(), "--output_dir", str(cut)]) == 130
+    monkeypatch.undo()
+    assert main([*fixed.split(), "--output_dir", str(cut)]) == 0, capsys.readouterr().err
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (whole, cut))
+    assert one["metrics"] == two["metrics"] and not one["version_2"] and one["history"] == two["history"]
+    first, second = (json.loads((folder / "nbest_predictions.json").read_text()) for folder in (whole, cut))
+    assert first == second
+    assert not (whole / "null_odds.json").exists() and not list(cut.glob("checkpoint-*"))
+
+
+FAMILIES = {"roberta-tiny": "byte_bpe", "xlnet-tiny": "unigram", "albert-base": "unigram"}
+FAMILIES |= {"deberta-v3-tiny": "unigram", "modernbert-tiny": "wordpiece"}
+
+
+@pytest.mark.parametrize("name, kind", FAMILIES.items())
+def test_other_families_train(name, kind, tmp_path, request, capsys):
+    tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    train = write(tmp_path / "train.json", learnable(10))
+    layers = "n_layer=1" if name.startswith("xlnet") else "num_hidden_layers=1"
+    command = f"--model_name_or_path {name} --tokenizer_name {tmp_path / 'tokenizer'} --train_file {train} "
+    command += f"--validation_fraction 0.2 --output_dir {tmp_path / 'out'} {SHORT} --max_steps 1 "
+    assert main([*command.split(), "--config_overrides", layers]) == 0, capsys.readouterr().err
+    assert (tmp_path / "out" / "predictions.json").is_file()
+
+
+def test_adapters_train_and_load(checkpoint, tmp_path, capsys):
+    train = write(tmp_path / "train.json", learnable(10))
+    command = f"--model_name_or_path {checkpoint} --train_file {train} --validation_fraction 0.2 {SHORT} --max_steps 3 "
+    command += f"--output_dir {tmp_path / 'out'} --peft lora"
+    assert main(command.split()) == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert 0 < results["trainable_parameters"] < results["parameters"] / 2
+    dev = write(tmp_path / "dev.json", learnable(10))
+    evaluation = f"--model_name_or_path {tmp_path / 'out' / 'model'} --validation_file {dev} {SHORT} "
+    assert main([*evaluation.split(), "--output_dir", str(tmp_path / "again")]) == 0, capsys.readouterr().err
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    again = json.loads((tmp_path / "again" / "predictions.json").read_text())
+    assert predictions and all(again[name] == answer for name, answer in predictions.items())
+
+
+def test_command_refuses(checkpoint, tmp_path, bpe_tokenizer, capsys):
+    dev = write(tmp_path / "dev.json", learnable(5))
+
+    def failure(*arguments):
+        assert main([*map(str, arguments), "--output_dir", str(tmp_path / "out"), "--use_cpu"]) == 2
+        return capsys.readouterr().err
+
+    model = ("--model_name_or_path", checkpoint)
+    assert "there are no data" in failure(*model)
+    assert "needs a --validation_file" in failure(*model, "--train_file", dev)
+    assert "has no head for question answering" in failure(*model, "--validation_file", dev, "--max_seq_length", 200)
+    assert "--metric must be one of squad, korquad" in failure(*model, "--validation_file", dev, "--metric", "f1")
+    assert "not both" in failure(*model, "--validation_file", dev, "--dataset_name", "rajpurkar/squad")
+    bpe_tokenizer.save_pretrained(tmp_path / "bpe")
+    gpt = ("--model_name_or_path", "gpt2-tiny", "--tokenizer_name", tmp_path / "bpe", "--train_file", dev)
+    assert "has no cls token" in failure(*gpt, "--validation_fraction", "0.2")
