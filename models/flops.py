@@ -16,17 +16,19 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
     size), and 6·hidden·V for the vocabulary projection, on the share of positions that meet it. Embedding tables are
     looked up, not multiplied, and not counted. As in the sources, causal attention counts in full. Every token is taken
     to pass all weights: too high for encoder-decoders and mixtures of experts. Layers that share weights (ALBERT)
-    count as often as they are used.
+    count as often as they are used. A teacher's forward pass is a third of what its training would be.
 
     Kaplan et al. 2020 (arXiv 2001.08361), section 2.1; Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B.
 
     Args:
         model: a `PretrainingModel`, or a Hugging Face model.
         length: tokens per row.
-        predicted: share of positions whose logits are computed; by default the objective's `mlm_probability`, or 1.
+        predicted: share of positions whose logits are computed; by default the objective's `predicted` or
+            `mlm_probability`, or 1.
     """
     if predicted is None:
-        predicted = float(getattr(getattr(model, "objective", None), "mlm_probability", 1.0))
+        objective = getattr(model, "objective", None)
+        predicted = float(getattr(objective, "predicted", getattr(objective, "mlm_probability", 1.0)))
     config: Any = stock_model(model).config.get_text_config()
     tables, projections, body = set(), {}, {}
     for module in model.modules():
@@ -44,4 +46,6 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads
     weights = repeats * sum(count for key, count in body.items() if key not in tables)
-    return 6 * weights + 12 * layers * heads * size * length + 6 * predicted * sum(projections.values())
+    teacher = getattr(model, "teacher", None)
+    taught = flops_per_token(teacher, length, predicted if model.objective.soft_weight else 0.0) / 3 if teacher else 0.0
+    return taught + 6 * weights + 12 * layers * heads * size * length + 6 * predicted * sum(projections.values())

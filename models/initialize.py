@@ -2,6 +2,7 @@
 
 copy_layers(student, teacher, (0, 2, 4, 7, 9, 11))      half of 12 layers (DistilBERT)
 copy_layers(student, teacher, (0, 1, 2, 0, 1, 2))       twice as deep (progressive stacking)
+copy_layers(student, teacher, range(12), (0, 6, 11))    an encoder-decoder with a short decoder (DistilBART)
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ _OPTIONAL = ("pooler.", "embeddings.token_type_embeddings.")
 """Parts of a base model that another of the family may lack."""
 
 
-def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> list[str]:
+def copy_layers(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    decoder_layers: Sequence[int] | None = None,
+) -> list[str]:
     """Give the student the teacher's embeddings, heads and, for each of its layers, the weights of a teacher's layer.
 
     Both are of one architecture, or a DistilBERT and a BERT; DistilBERT has no token types, and the first row of the
@@ -47,6 +53,8 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
         student, teacher: with or without heads.
         layers: the teacher's layer, counted from 0, for each of the student's. Layers may repeat: a student deeper than
             its teacher is a stack of it (Gong et al. 2019, "Efficient training of BERT by progressively stacking").
+            Of an encoder-decoder, the encoder's layers.
+        decoder_layers: an encoder-decoder's; `None`: `layers` (Shleifer and Rush 2020, arXiv 2010.13002).
 
     Returns names of the student's tensors that the teacher has none for, heads and poolers, left as they were. Raises
     `ValueError` for layers that do not fit and for models of other shapes or architectures, the student left as it was.
@@ -57,15 +65,21 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
         raise ValueError(
             f"a {kinds[1]} cannot begin from layers of a {kinds[0]}; use a {kinds[0]} student, or leave the layers out"
         )
-    check_layers(layers, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
-    stack, theirs = layer_stack(student), layer_stack(teacher)
+    stacks = list(zip(layer_stacks(student), layer_stacks(teacher), (layers, decoder_layers or layers)))
+    if decoder_layers is not None and len(stacks) == 1:
+        raise ValueError(f"a {kinds[1]} has one stack of layers; leave decoder_layers out")
+    for (_, depth), (_, available), chosen in stacks:
+        check_layers(chosen, depth, available)
     names = NAMES.get(kinds, {})
     ours, source = student.state_dict(), teacher.state_dict()
     found, missing = {}, []
     for name in ours:
-        if name.startswith(f"{stack}."):
-            number, _, rest = name.removeprefix(f"{stack}.").partition(".")
-            wanted = f"{theirs}.{layers[int(number)]}.{_renamed(rest, names)}"
+        for (stack, _), (theirs, _), chosen in stacks:
+            if name.startswith(f"{stack}."):
+                number, _, rest = name.removeprefix(f"{stack}.").partition(".")
+                layer = 0 if "relative_attention_bias" in rest else chosen[int(number)]  # T5's first layer has it
+                wanted = f"{theirs}.{layer}.{_renamed(rest, names)}"
+                break
         else:
             wanted = _renamed(_bare(name, student), names)
             wanted = next((n for n in (f"{teacher.base_model_prefix}.{wanted}", wanted) if n in source), wanted)
@@ -119,9 +133,12 @@ def uniform_layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ..
     return tuple(range(step, teacher_layers + 1, step))
 
 
-def config_with_layers(config: Any, layers: Sequence[int]) -> Any:
-    """A copy of a config with only these of its layers, counted from 0."""
+def config_with_layers(config: Any, layers: Sequence[int], decoder_layers: Sequence[int] | None = None) -> Any:
+    """A copy of a config with only these of its layers, counted from 0; of an encoder-decoder, see `copy_layers`."""
     settings: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    if getattr(config, "is_encoder_decoder", False):
+        decoder = len(layers if decoder_layers is None else decoder_layers)
+        settings |= {name: decoder for name in ("num_decoder_layers", "decoder_layers") if hasattr(config, name)}
     kinds = getattr(config, "layer_types", None)
     if isinstance(kinds, list):
         check_layers(layers, len(layers), len(kinds))
@@ -129,15 +146,27 @@ def config_with_layers(config: Any, layers: Sequence[int]) -> Any:
     return with_settings(config, settings)
 
 
-def layer_stack(model: PreTrainedModel) -> str:
-    """Name of the list of a model's layers. Raises `ValueError` if there is none, or several."""
-    depth = model.config.num_hidden_layers
-    lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if len(lists) != 1 or getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{type(model).__name__} is not one stack of {depth} layers with weights of their own, from which to choose"
-        )
-    return lists[0]
+def layer_stacks(model: PreTrainedModel) -> list[tuple[str, int]]:
+    """Names and depths of the lists of a model's layers: one, or an encoder's and a decoder's.
+
+    Raises `ValueError` for a model whose layers are not such lists.
+    """
+    config: Any = model.config
+    depths = [config.num_hidden_layers]
+    if config.is_encoder_decoder:
+        decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", depths[0])
+        depths.append(decoder)
+    found = []
+    for side, depth in zip(("encoder.", "decoder.") if len(depths) == 2 else ("",), depths):
+        lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        lists = [n for n in lists if f".{n}".endswith((f".{side}block", f".{side}layers"))] if side else lists
+        if len(lists) != 1:
+            raise ValueError(
+                f"{type(model).__name__} is not a stack of {depth} layers with weights of their own, from which to "
+                "choose"
+            )
+        found.append((lists[0], depth))
+    return found
 
 
 def _bare(name: str, model: PreTrainedModel) -> str:

@@ -35,12 +35,14 @@ class Backbone:
             global generator.
         attn_implementation: "eager", "sdpa", "flash_attention_2", …; `None` lets transformers choose.
         dtype: dtype of the weights; `None` is float32, whatever the checkpoint was saved in.
+        quantization_config: for `from_pretrained` (`BitsAndBytesConfig`); `None` leaves the weights as they are.
     """
 
     config: PreTrainedConfig
     checkpoint: str | None = None
     attn_implementation: str | None = None
     dtype: torch.dtype | None = None
+    quantization_config: Any = None
 
     def load(self, auto_class: Any, **config_overrides: Any) -> PreTrainedModel:
         """A model of `auto_class` (`AutoModelForMaskedLM`, … or a concrete class such as `BertForPreTraining`).
@@ -54,6 +56,8 @@ class Backbone:
         if self.attn_implementation is not None:
             options["attn_implementation"] = self.attn_implementation
         if self.checkpoint is not None:
+            if self.quantization_config is not None:
+                options["quantization_config"] = self.quantization_config
             return auto_class.from_pretrained(
                 self.checkpoint, config=config, use_safetensors=True, trust_remote_code=False, **options
             )

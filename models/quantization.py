@@ -19,8 +19,10 @@ BITSANDBYTES = ("int8", "nf4", "fp4")
 """Kinds of weights that bitsandbytes has: LLM.int8() (Dettmers et al. 2022), and 4 bits (QLoRA, 2023)."""
 
 
-def bitsandbytes_config(kind: str) -> BitsAndBytesConfig:
-    """The config that loads a checkpoint with "int8", "nf4" or "fp4" weights; the output embeddings keep theirs.
+def bitsandbytes_config(kind: str, skip: list[str] | None = None) -> BitsAndBytesConfig:
+    """The config that loads a checkpoint with "int8", "nf4" or "fp4" weights.
+
+    `skip` names modules that keep their weights; `None`: the output embeddings do.
 
     4-bit weights are multiplied in bfloat16 on GPUs, on CPUs in float32, where bfloat16 is many times slower. Raises
     `ValueError` for another kind, `ImportError` where bitsandbytes is not installed.
@@ -32,9 +34,15 @@ def bitsandbytes_config(kind: str) -> BitsAndBytesConfig:
     except ImportError as error:
         raise ImportError(f"{kind} weights need bitsandbytes: pip install pretrain-zoo[finetune]") from error
     if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=compute)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=skip
+    )
+
+
+TASK_HEADS = ["classifier", "pre_classifier", "pooler", "score", "head", "classification_head", "logits_proj"]
+"""Names of modules above the body of a classifier: small, and of sizes that 4-bit kernels do not take."""
 
 
 class Int8Linear(nn.Module):

@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .heads import initialize
 from .initialize import config_with_layers, copy_layers, uniform_layer_map
-from .masked_positions import LabelledRows, stock_model
+from .masked_positions import LabelledRows, stock_model, with_rows
 from .presets import Backbone, max_row_length
 from .pretraining import PretrainingModel
 from .projections import MORE_THAN_DOT_PRODUCTS, Projections
+from .quantization import BITSANDBYTES, bitsandbytes_config
 
 if TYPE_CHECKING:
     from ..objectives.distillation import Distillation
@@ -133,9 +134,7 @@ class TeacherStudent(PretrainingModel):
             raise ValueError(
                 f"the teacher has positions for {limit} tokens, and rows have {ids.shape[1]}; make them shorter"
             )
-        dtype = getattr(torch, objective.teacher_dtype) if objective.teacher_dtype else self.dtype
-        if (self.teacher.device, self.teacher.dtype) != (ids.device, dtype):
-            self.teacher.to(ids.device, dtype)
+        self._move_teacher(ids.device)
         nowhere = ids.new_zeros(0)  # no logits where no loss reads them
         labels = batch["label_positions"]
         soft = labels if objective.soft_on == "labels" else batch.get("token_positions", labels)
@@ -148,13 +147,25 @@ class TeacherStudent(PretrainingModel):
         outputs["teacher_hidden"] = taught["hidden"]
         if objective.soft_weight:
             outputs |= {"soft_logits": outputs["logits"], "teacher_logits": taught["logits"]}
-            if soft is not labels:
-                outputs["logits"] = outputs["logits"].index_select(0, places(labels, soft, ids.numel()))
+            if soft is not labels and objective.student_weight:
+                rows = places(labels, soft, ids.numel())
+                outputs["soft_logits"], outputs["logits"] = with_rows(outputs["logits"], rows)
         if objective.hidden_weight:
             outputs["hidden_pairs"] = self._hidden_pairs(outputs["hidden_states"], taught["hidden_states"])
         if self.student_projections is not None:
             outputs |= self._projection_pairs()
         return outputs
+
+    def _move_teacher(self, device: torch.device) -> None:
+        """To the batch's device, and to its dtype unless it is quantised."""
+        chosen = self.objective.teacher_dtype
+        if chosen in BITSANDBYTES:
+            if self.teacher.device != device:
+                self.teacher.to(device)
+            return
+        dtype = getattr(torch, chosen) if chosen else self.dtype
+        if (self.teacher.device, self.teacher.dtype) != (device, dtype):
+            self.teacher.to(device, dtype)
 
     def _hidden_pairs(self, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
         """Embeddings and each student layer's output, projected to the teacher's width, with the teacher's."""
@@ -251,12 +262,16 @@ def build_teacher_student(objective: Distillation, backbone: Backbone, vocabular
                 f"student_layers and the checkpoint {backbone.checkpoint} both give the student its weights; leave one "
                 "out, or give a preset or the teacher itself as the student's model"
             )
-        backbone = replace(backbone, config=config_with_layers(backbone.config, layers), checkpoint=None)
+        shallow = config_with_layers(backbone.config, layers, objective.student_decoder_layers)
+        backbone = replace(backbone, config=shallow, checkpoint=None)
     student = objective.wrapped.build(backbone, vocabulary)
     source = Backbone(config, objective.teacher, backbone.attn_implementation)
     teacher = objective.wrapped.build(source, vocabulary)
     if layers is not None:
-        copy_layers(student.main, teacher.main, layers)
+        copy_layers(student.main, teacher.main, layers, objective.student_decoder_layers)
+    if objective.teacher_dtype in BITSANDBYTES:  # only now: the student begins from the weights as they were saved
+        source = replace(source, quantization_config=bitsandbytes_config(objective.teacher_dtype))
+        teacher = objective.wrapped.build(source, vocabulary)
     model = TeacherStudent(objective, student, teacher)
     if backbone.checkpoint is not None:
         model.load_heads(backbone.checkpoint)

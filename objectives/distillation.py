@@ -55,9 +55,12 @@ class Distillation(Objective):
     Args:
         wrapped: the objective, which makes the examples; of a masked, causal or sequence-to-sequence LM.
         teacher: local folder or Hub name of the trained model.
-        teacher_dtype: type the teacher's weights are held in; `None`: the student's.
+        teacher_dtype: type the teacher's weights are held in; `None`: the student's. "int8", "nf4" and "fp4" quantise
+            its linear layers (needs bitsandbytes).
         student_layers: layers of the teacher, counted from 0, that a student with random weights begins from, one for
-            each of its layers; embeddings and heads are copied, too (DistilBERT: 0, 2, 4, 7, 9, 11 of 12).
+            each of its layers; embeddings and heads are copied, too (DistilBERT: 0, 2, 4, 7, 9, 11 of 12). Of an
+            encoder-decoder, the encoder's.
+        student_decoder_layers: the decoder's, of an encoder-decoder; `None`: `student_layers`.
         temperature: T of the soft targets; their term has a factor T², which keeps the size of its gradient.
         divergence: "forward" KL(teacher ‖ student), "reverse", or "jensen_shannon".
         soft_on: soft targets at "all" tokens but padding (DistilBERT), or at those the student predicts, "labels".
@@ -85,8 +88,9 @@ class Distillation(Objective):
 
     wrapped: Objective = field(default_factory=MaskedLM)
     teacher: str | None = None
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    teacher_dtype: Literal["float32", "bfloat16", "float16", "int8", "nf4", "fp4"] | None = None
     student_layers: tuple[int, ...] | None = None
+    student_decoder_layers: tuple[int, ...] | None = None
     temperature: float = 2.0
     divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward"
     soft_on: Literal["all", "labels"] = "all"
@@ -121,7 +125,7 @@ class Distillation(Objective):
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}")
         choices = {
-            "teacher_dtype": (None, "float32", "bfloat16", "float16"),
+            "teacher_dtype": (None, "float32", "bfloat16", "float16", "int8", "nf4", "fp4"),
             "divergence": ("forward", "reverse", "jensen_shannon"),
             "soft_on": ("all", "labels"),
             "attention_target": ("scores", "probabilities"),
@@ -154,6 +158,8 @@ class Distillation(Objective):
         inside = [name for name in ("attention_weight", "relation_weight") if getattr(self, name)]
         if inside and kind != "masked_lm":
             raise ValueError(f"{inside[0]} needs encoders, and {wrapped.name} trains a {kind}; set {inside[0]}=0")
+        if self.student_decoder_layers is not None and (kind != "seq2seq" or self.student_layers is None):
+            raise ValueError("student_decoder_layers goes with student_layers, for an objective of encoder-decoders")
         if self.hidden_weight and kind == "seq2seq":
             raise ValueError(f"hidden_weight needs a single stack of layers, and {wrapped.name} trains a {kind}")
 
@@ -220,6 +226,19 @@ class Distillation(Objective):
         taught = {name: Term(weight) for name, weight in weights.items() if weight and name != "student"}
         return (own if self.student_weight else {}) | taught
 
+    @property
+    def perplexity_term(self) -> str | None:
+        """The wrapped objective's, if the student trains on it."""
+        return self.wrapped.perplexity_term if self.student_weight else None
+
+    @property
+    def predicted(self) -> float:
+        """Share of positions whose logits are computed."""
+        on_labels = float(getattr(self.wrapped, "mlm_probability", 1.0))
+        if self.soft_weight:
+            return on_labels if self.soft_on == "labels" else 1.0
+        return on_labels if self.student_weight else 0.0
+
     def _scaled(self, term: Term):
         if callable(term.weight):
             return lambda progress: self.student_weight * term.weight_at(progress)
@@ -251,10 +270,10 @@ class Distillation(Objective):
                 same = (student.argmax(-1) == teacher.argmax(-1)) & counted
             metrics["agreement"] = (same.sum(), counted.sum())
         if self.cosine_weight:
-            states = (outputs[name].flatten(0, 1)[tokens] for name in ("hidden", "teacher_hidden"))
+            states = (outputs[name].flatten(0, 1).index_select(0, tokens) for name in ("hidden", "teacher_hidden"))
             sums["cosine"] = cosine_distance(*states)
         if self.hidden_weight:
-            pairs = [[x.flatten(0, 1)[tokens] for x in pair] for pair in outputs["hidden_pairs"]]
+            pairs = [[x.flatten(0, 1).index_select(0, tokens) for x in pair] for pair in outputs["hidden_pairs"]]
             sums["hidden"] = torch.stack([squared_distance(ours, theirs) for ours, theirs in pairs]).sum()
         if self.attention_weight:
             after = self.attention_target == "probabilities"

@@ -32,21 +32,54 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, kind:
     >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[50.0, 0.0]]), kind="jensen_shannon")
     tensor([0.2158])
     """
-    q, p = (F.log_softmax(wide(logits) / temperature, -1) for logits in (student, teacher))
-    if kind == "forward":
-        return _kl(p, q)
-    if kind == "reverse":
-        return _kl(q, p)
-    if kind != "jensen_shannon":
+    if kind not in ("forward", "reverse", "jensen_shannon"):
         raise ValueError(f"divergence must be 'forward', 'reverse' or 'jensen_shannon', not {kind!r}")
-    # log((exp(p) + exp(q)) / 2), written so that it is p where p equals q, and neither over- nor underflows
-    mean = torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
-    return (_kl(p, mean) + _kl(q, mean)) / 2
+    rows = _Divergence.apply(student.flatten(0, -2), teacher.detach().flatten(0, -2), temperature, kind)
+    return rows.unflatten(0, student.shape[:-1])
 
 
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) of log-probabilities, over the last axis."""
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+class _Divergence(torch.autograd.Function):
+    """Divergence of each row and its gradient in one go, some rows at a time.
+
+    Operators one by one write some ten tensors of the size of the logits; this one writes the gradient alone, and on a
+    CPU the rest stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, temperature: float, kind: str) -> Tensor:
+        wants = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(student, memory_format=torch.contiguous_format) if wants else None
+        rows = (1 << 18 if student.device.type == "cpu" else 1 << 26) // max(student.shape[1], 1) + 1
+        found = []
+        for start in range(0, len(student), rows):
+            part = slice(start, start + rows)
+            q, p = (F.log_softmax(wide(x[part]) / temperature, -1) for x in (student, teacher))
+            if kind == "forward":
+                divergences = p.exp().mul_(p - q).sum(-1)
+            elif kind == "reverse":
+                divergences = q.exp().mul_(q - p).sum(-1)
+            else:
+                # log((exp(p) + exp(q)) / 2), written so that it is p where p equals q, and neither over- nor underflows
+                mean = torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
+                reverse = q.exp().mul_(q - mean).sum(-1)
+                divergences = (p.exp().mul_(p - mean).sum(-1) + reverse) / 2
+            found.append(divergences)
+            if gradient is None:
+                continue
+            if kind == "forward":
+                change = q.exp_().sub_(p.exp_())
+            elif kind == "reverse":
+                change = (q - p).sub_(divergences[:, None]).mul_(q.exp_())
+            else:
+                change = (q - mean).sub_(reverse[:, None]).mul_(q.exp_()).div_(2)
+            gradient[part] = change.div_(temperature)
+        ctx.save_for_backward(gradient)
+        return torch.cat(found) if found else wide(student.new_zeros(0))
+
+    @staticmethod
+    def backward(ctx, *along: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * along[0][:, None].to(gradient.dtype), None, None, None
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:

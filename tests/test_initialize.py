@@ -12,7 +12,7 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from pretrain_zoo.models.initialize import config_with_layers, copy_layers, layer_stack, uniform_layer_map
+from pretrain_zoo.models.initialize import config_with_layers, copy_layers, layer_stacks, uniform_layer_map
 
 PUBLISHED = (0, 2, 4, 7, 9, 11)
 SIZE = 50
@@ -39,7 +39,7 @@ def model(kind, layers=2, auto=AutoModelForMaskedLM, seed=0, **more):
 
 
 def layer_of(made, number):
-    return made.get_submodule(f"{layer_stack(made)}.{number}")
+    return made.get_submodule(f"{layer_stacks(made)[0][0]}.{number}")
 
 
 def same(one, other):
@@ -59,7 +59,7 @@ def test_published_half_of_twelve_layers(kind):
         assert same(layer_of(student, number), layer_of(teacher, layer))
         assert not same(layer_of(student, number), layer_of(teacher, layer - 1 if layer else 1))
     ours, theirs = student.state_dict(), teacher.state_dict()
-    rest = [name for name in ours if not name.startswith(layer_stack(student))]
+    rest = [name for name in ours if not name.startswith(layer_stacks(student)[0][0])]
     assert rest and all(torch.equal(ours[name], theirs[name]) for name in rest)  # embeddings, norms, head
 
 
@@ -162,11 +162,57 @@ def test_what_does_not_fit_is_refused(student, teacher, layers, message):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
-def test_encoder_decoders_and_uneven_depths_are_refused():
-    torch.manual_seed(0)
-    t5 = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", d_model=16, d_ff=8, num_layers=2, vocab_size=20))
-    with pytest.raises(ValueError, match="not one stack"):
-        copy_layers(t5, t5, (0, 1))
+def test_uneven_depths_are_refused():
     for depths in ((5, 12), (8, 4)):
         with pytest.raises(ValueError, match="layer_map"):
             uniform_layer_map(*depths)
+    teacher, student = model("bert", 2), model("bert", 1, seed=1)
+    with pytest.raises(ValueError, match="one stack"):
+        copy_layers(student, teacher, (0,), (0,))
+
+
+def encoder_decoder(kind, encoder, decoder, seed=0):
+    torch.manual_seed(seed)
+    if kind == "t5":
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
+        settings = {"num_layers": encoder, "num_decoder_layers": decoder, "decoder_start_token_id": 0, **sizes}
+    else:
+        sides = {"encoder": encoder, "decoder": decoder}
+        settings = {f"{side}_layers": depth for side, depth in sides.items()} | {"d_model": 16}
+        settings |= {f"{side}_{name}": n for side in sides for name, n in (("attention_heads", 2), ("ffn_dim", 24))}
+        settings["max_position_embeddings"] = 20
+    made = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, vocab_size=SIZE, **settings)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_encoder_decoders(kind):
+    """A decoder of two of four layers computes what the teacher does with the others taken out."""
+    teacher, student = encoder_decoder(kind, 3, 4), encoder_decoder(kind, 3, 2, seed=1)
+    assert copy_layers(student, teacher, (0, 1, 2), (0, 3)) == []
+    stacks = dict(layer_stacks(teacher))
+    decoder = next(name for name in stacks if "decoder" in name)
+    assert stacks == {decoder: 4, next(name for name in stacks if "encoder" in name): 3}
+    parent, _, last = decoder.rpartition(".")
+    layers = teacher.get_submodule(decoder)
+    setattr(teacher.get_submodule(parent), last, torch.nn.ModuleList([layers[0], layers[3]]))
+    ids = torch.randint(3, SIZE, (2, 6), generator=torch.Generator().manual_seed(0))
+    ours, theirs = (m(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits for m in (student, teacher))
+    assert torch.equal(ours, theirs)
+    config = config_with_layers(encoder_decoder(kind, 3, 4).config, (0, 2), (1,))
+    made = AutoModelForSeq2SeqLM.from_config(config)
+    assert [depth for _, depth in layer_stacks(made)] == [2, 1]
+
+
+def test_positions_of_t5_stay_in_the_first_layer():
+    teacher, student = encoder_decoder("t5", 3, 3), encoder_decoder("t5", 2, 2, seed=1)
+    copy_layers(student, teacher, (1, 2))
+    bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    for side in ("encoder", "decoder"):
+        ours, theirs = (getattr(m, side).state_dict() for m in (student, teacher))
+        assert torch.equal(ours[bias], theirs[bias])
+        query = "layer.0.SelfAttention.q.weight"
+        assert torch.equal(ours[f"block.0.{query}"], theirs[f"block.1.{query}"])
