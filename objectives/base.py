@@ -180,6 +180,11 @@ class Objective:
         return {self.name: Term()}
 
     @property
+    def perplexity_term(self) -> str | None:
+        """The term whose exponential is a perplexity: the only one; `None` where there are several, or none is."""
+        return next(iter(self.terms)) if len(self.terms) == 1 else None
+
+    @property
     def special_tokens(self) -> tuple[str, ...]:
         """Texts of special tokens that the tokenizer must have beside `needs`; one trained for a run gets them."""
         return ()
@@ -218,8 +223,12 @@ class Objective:
         from .source import EpochSource
 
         # a partial, which goes to data workers where they are spawned; a closure cannot
-        plan_of = partial(self.plan, documents, vocabulary, length=length, seed=seed, global_batch=global_batch)
-        return EpochSource(plan_of, seed=seed, global_batch=global_batch, replans=self.replans, shuffle=shuffle)
+        plan_of = partial(self._plan_epoch, documents, vocabulary, length=length, seed=seed, global_batch=global_batch)
+        replans = self.replans or documents.windowed
+        return EpochSource(plan_of, seed=seed, global_batch=global_batch, replans=replans, shuffle=shuffle)
+
+    def _plan_epoch(self, documents: Documents, vocabulary: Vocabulary, *, epoch: int, **sizes: int) -> Plan:
+        return self.plan(documents.at(epoch), vocabulary, epoch=epoch, **sizes)
 
     def from_features(self, features: list[Mapping], vocabulary: Vocabulary) -> Columns:
         """Rows from what a tokenizer returns, for use of the collator alone. Raises `ValueError` on missing columns."""
@@ -234,6 +243,10 @@ class Objective:
     def counts(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Denominator of each additive term in this batch, before the forward pass; float64 or int64 scalars."""
         return {name: (batch["label_ids"] != -100).sum() for name in self.terms}
+
+    def denominators(self, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What each additive term's sum is divided by, from the `counts` of an optimizer step, added up."""
+        return counts
 
     def loss(
         self, outputs: Mapping[str, Any], batch: Mapping[str, torch.Tensor]
