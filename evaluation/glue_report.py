@@ -112,7 +112,7 @@ def costs(rows: Rows) -> tuple[list[str], list[list[str]]]:
         seconds = sum(summary["seconds"] for summary in found)
         shown = [f"{trained / 1e6:.3g} M", f"{saved / 1e6:.3g} MB", f"{peak / 1e6:,.0f} MB", duration(seconds)]
         lines.append([row, *shown])
-    return ["", "trained parameters", "saved weights", "peak memory", "time for one seed of all"], lines
+    return ["", "trained", "saved", "peak memory", "time per seed"], lines
 
 
 def rich_table(title: str, headings: list[str], lines: list[list[str]]) -> Table:
