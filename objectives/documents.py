@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,12 @@ class Documents:
     languages: np.ndarray | None = None
     translations: np.ndarray | None = None
     fingerprint: str = ""
+
+    windowed: ClassVar[bool] = False
+
+    def at(self, epoch: int) -> Documents:
+        """What to train on in `epoch`: these documents, but other ones where `windowed` says that they change."""
+        return self
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -55,7 +55,6 @@ class _ArrayFile:
     def finish(self) -> None:
         self.file.seek(0)
         self._write_header()
-        self.sync()
 
     def _write_header(self) -> None:
         # NumPy pads this header for an axis of up to 21 digits, so that its length does not depend on the size

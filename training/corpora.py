@@ -41,6 +41,13 @@ class CorpusArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read a Hub dataset as it arrives; only its tokens are kept on disk."}
     )
+    window_characters: int | None = field(
+        default=None,
+        metadata={
+            "help": "For a corpus too large to keep tokenized: train on windows of so many characters (10000000), one "
+            "after another, of which only the last few are kept. Name a tokenizer, or one is trained on all of it."
+        },
+    )
     text_column: str = field(
         default="text",
         metadata={"help": "Column of tables and datasets that is the text; a number, from 1, if there is no header."},
@@ -104,7 +111,7 @@ class Corpus:
         languages: ISO 639 code of each text of a row.
         filters: which documents are left out.
         skip_bad_rows: whether rows that cannot be read are counted instead of stopping there.
-        files, columns: what `read` reads, where that is files; these tell whether the text is still the same.
+        files, settings: what `read` reads, and how: these tell whether the text is still the same.
 
     Raises:
         CorpusError: while being read, for text that cannot be read, and at the end if there was none.
@@ -116,7 +123,7 @@ class Corpus:
     filters: Filters = Filters()
     skip_bad_rows: bool = False
     files: tuple[Path, ...] = ()
-    columns: tuple[str, ...] = ()
+    settings: tuple[str | None, ...] = ()
 
     @property
     def parallel(self) -> bool:
@@ -183,4 +190,5 @@ def open_corpus(
         read, files = partial(read_files, paths, columns), tuple(paths)
     else:
         read = partial(read_rows, corpus, columns, dataset_config_name, dataset_split, streaming=streaming)
-    return Corpus(corpus, read, languages, filters, skip_bad_rows, files, columns)
+    settings = (*columns, dataset_config_name, dataset_split)
+    return Corpus(corpus, read, languages, filters, skip_bad_rows, files, settings)

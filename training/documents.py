@@ -49,9 +49,16 @@ def load_documents(
     Validation is `validation_file` if there is one, otherwise `validation_fraction` of the documents, or `None` for a
     fraction of 0.
     """
-    documents = open_documents(arguments, tokenizer)
+    separate = None
     if arguments.validation_file is not None:
-        return documents, open_documents(arguments, tokenizer, arguments.validation_file)
+        separate = open_documents(arguments, tokenizer, arguments.validation_file)
+    if arguments.window_characters is not None:
+        from .windows import windowed_documents  # that module needs this one
+
+        return windowed_documents(arguments, tokenizer, seed, separate)
+    documents = open_documents(arguments, tokenizer)
+    if separate is not None:
+        return documents, separate
     if arguments.validation_fraction == 0:
         return documents, None
     return split_documents(documents, arguments.validation_fraction, seed, os.path.expanduser(arguments.cache_dir))

@@ -50,10 +50,9 @@ def survey(texts: Iterable[str], cache_dir: str | os.PathLike | None = None) -> 
     """
     if not isinstance(texts, Corpus):
         return _read(((text,) for text in texts), 1, Tally())
-    key = _identity(texts)
-    if key is None or cache_dir is None:
+    if not texts.files or cache_dir is None:
         return _read_corpus(texts)
-    path = Path(cache_dir) / f"survey-{key}.json"
+    path = Path(cache_dir) / f"survey-{identity(texts)}.json"
     try:
         return Survey(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -94,16 +93,14 @@ def _bytes(text: str, number: int) -> bytes:
     return b"%d:" % len(data) + data
 
 
-def _identity(corpus: Corpus) -> str | None:
-    """Changes with the files of a corpus and how they are read; `None` for a corpus that is not of files."""
-    if not corpus.files:
-        return None
+def identity(corpus: Corpus) -> str:
+    """Changes with what a corpus is read from and how, and with its files; told without reading it."""
     files = []
     for path in corpus.files:
         stat = path.stat()
         files.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
-    read = (corpus.columns, len(corpus.languages), corpus.filters, corpus.skip_bad_rows)
-    return hashlib.blake2b(repr((FORMAT, files, read)).encode(), digest_size=16).hexdigest()
+    read = (corpus.settings, corpus.languages, corpus.filters, corpus.skip_bad_rows)
+    return hashlib.blake2b(repr((FORMAT, files or corpus.name, read)).encode(), digest_size=16).hexdigest()
 
 
 def summary(corpus: Corpus, found: Survey, *parts: Documents) -> str:
