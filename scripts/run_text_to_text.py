@@ -262,7 +262,7 @@ def results_table(results: dict[str, Any]) -> Table:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main)
+    console = Console(highlight=False, quiet=not is_main, soft_wrap=True)
     try:
         groups: Any = (TaskArguments, ModelArguments, TextToTextArguments)
         parser = _Parser(groups, prog="run_text_to_text", allow_abbrev=False)
@@ -271,6 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         model_args.model_name_or_path = model_args.model_name_or_path or "t5-tiny"
         transformers.utils.logging.disable_progress_bar()
+        if "TRANSFORMERS_VERBOSITY" not in os.environ:
+            transformers.utils.logging.set_verbosity_error()  # that a config takes the tokenizer's ids is no news
         run_text_to_text(tasks_args, model_args, args, console)
     except KeyboardInterrupt:
         console.print("\ninterrupted; the same command goes on from the last checkpoint")

@@ -25,9 +25,9 @@ FAMILIES = {
     "span_mlm": ENCODERS,
     "mlm+nsp": ENCODERS,
     "rtd": ENCODERS,
-    "clm": ("gpt2-tiny", "llama-tiny"),
+    "clm": ("gpt2-tiny", "llama-tiny", "mixtral-tiny"),
     "denoising": ("bart-tiny", "t5-tiny"),
-    "span_corruption": ("bart-tiny", "t5-tiny"),
+    "span_corruption": ("bart-tiny", "t5-tiny", "switch-tiny"),
     "mpnet": ("mpnet-tiny", "bert-tiny"),
 }
 """Backbones an objective is tried on; the others are tried on their own of `training_runs` alone."""
@@ -61,10 +61,10 @@ def test_learns_and_exports_plain_checkpoints(name, model, tmp_path):
     for _ in range(6):
         counts = objective.counts(batch)
         sums = trained(**batch).sums
-        assert set(sums) == set(objective.terms)
+        assert set(sums) == set(trained.terms) >= set(objective.terms)
         loss = sum(
             term.weight_at(0.0) * sums[n] / (counts[n].clamp(min=1) if term.additive else 1)
-            for n, term in objective.terms.items()
+            for n, term in trained.terms.items()
         )
         loss.backward()
         optimizer.step()

@@ -91,7 +91,7 @@ def test_rows_are_masked_at_their_rate(vocabulary, weighting):
         rows = (t > low) & (t < low + 0.1)
         rate = t[rows].mean() * (0.999 if weighting == "mdlm" else 1)
         assert abs(share[rows].mean() - rate) < 5 * (rate * (1 - rate) / (11 * rows.sum())) ** 0.5
-    assert (1 / t).max() <= 1000 and 1 / objective.time(batch["label_ticks"]).min() <= 1000
+    assert (1 / t).max() <= 1000 and (1 / objective.time(batch["label_ticks"])).max() <= 1000.01
 
 
 def test_times_are_stratified(vocabulary):
