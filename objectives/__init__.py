@@ -35,9 +35,18 @@ from .drop_in import (
     DataCollatorForSpanMask,
     DataCollatorForWholeWordMask,
 )
+from .drop_in_seq2seq import (
+    DataCollatorForMaskedDiffusion,
+    DataCollatorForPrefixLM,
+    DataCollatorForUL2,
+    FlaxDataCollatorForBartDenoisingLM,
+    FlaxDataCollatorForT5MLM,
+    compute_input_and_target_lengths,
+)
 from .fill_in_middle import DataCollatorForFillInMiddle
 from .gap_sentences import DataCollatorForGapSentences
 from .mass import DataCollatorForMASS
+from .mixture import Mixture
 from .permutation import DataCollatorForPermutationLanguageModeling
 from .ragged import Ragged
 from .registry import get_objective, list_objectives, register
@@ -55,23 +64,30 @@ __all__ = [
     "DataCollatorForFillInMiddle",
     "DataCollatorForGapSentences",
     "DataCollatorForMASS",
+    "DataCollatorForMaskedDiffusion",
     "DataCollatorForMaskedLM",
     "DataCollatorForNSP",
     "DataCollatorForNgramMask",
     "DataCollatorForPermutationLanguageModeling",
+    "DataCollatorForPrefixLM",
     "DataCollatorForSOP",
     "DataCollatorForSpanMask",
     "DataCollatorForT5MLM",
     "DataCollatorForTLM",
+    "DataCollatorForUL2",
     "DataCollatorForWholeWordMask",
     "Documents",
     "Draws",
+    "FlaxDataCollatorForBartDenoisingLM",
+    "FlaxDataCollatorForT5MLM",
+    "Mixture",
     "Objective",
     "ObjectiveCollator",
     "Plan",
     "Ragged",
     "Term",
     "Vocabulary",
+    "compute_input_and_target_lengths",
     "get_objective",
     "list_objectives",
     "register",

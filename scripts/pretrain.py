@@ -24,14 +24,26 @@ import transformers
 from rich.console import Console
 from rich.text import Text
 
+from pretrain_zoo.models.bidirectional import is_lifted
 from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
 from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
 from pretrain_zoo.training.examples import examples
-from pretrain_zoo.training.prepare import Data, check_model_name, get_data, get_datasets, get_tokenizer
-from pretrain_zoo.training.report import LOADERS, model_card, plot_losses, report_by_lines, results_table
+from pretrain_zoo.training.learning_rates import learning_rates
+from pretrain_zoo.training.prepare import (
+    Data,
+    all_texts,
+    check_model_name,
+    corpus_summary,
+    get_all_data,
+    get_datasets,
+    get_phased_datasets,
+    get_tokenizer,
+)
+from pretrain_zoo.training.report import BIDIRECTIONAL, LOADERS, model_card, plot_losses, report_by_lines, results_table
 from pretrain_zoo.training.run_folder import RESULTS, claim_folder, find_run, read_json, run_identity, write_json
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
@@ -60,7 +72,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         return finished
 
     with args.main_process_first(local=False):
-        tokenizer = get_tokenizer(run.model, run.corpus.open(), cache_dir, objective.special_tokens)
+        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective.special_tokens)
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         objective.check(vocabulary)
         parts = backbone(
@@ -72,16 +84,27 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             **run.model.overrides,
         )
         objective.check(vocabulary, parts.config)
-        data = get_data(run, tokenizer, cache_dir)
-    train_dataset, eval_dataset = get_datasets(run, objective, data, vocabulary)
+        if run.model.peft:
+            parts = trained_backbone(parts, run.model)
+        corpora = get_all_data(run, tokenizer, cache_dir)
+    if run.phases:
+        train_dataset, eval_dataset = get_phased_datasets(run, corpora, vocabulary)
+    else:
+        train_dataset, eval_dataset = get_datasets(run, objective, corpora[""], vocabulary)
+    corpus = corpus_summary(run, corpora)
+    for text in dict.fromkeys(part.summary for part in corpora.values()):
+        console.print(text, markup=False)
     transformers.set_seed(args.seed)
     model = objective.build(parts, vocabulary)
+    if run.model.peft:
+        console.print(put_adapters(model, run.model))
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{run.model.model_name_or_path}, {parameters / 1e6:.2f} M parameters\n"
         f"{run.objective_name}: {objective.summary}\n"
-        f"{run.corpus.corpus}: {len(data.train):,} documents, {data.train.num_tokens:,} tokens; "
-        f"held out: {len(data.held_out):,} documents, {len(eval_dataset):,} examples\n{args.max_steps:,} steps of "
+        f"{corpus['name']}: {corpus['documents']:,} documents, {corpus['tokens']:,} tokens; "
+        f"held out: {corpus['held_out_documents']:,} documents, {len(eval_dataset):,} examples\n"
+        f"{args.max_steps:,} steps of "
         f"{train_dataset.global_batch} × {train_dataset.length} tokens on {args.world_size} × {args.device.type}"
     )
     if args.resume_from_checkpoint or checkpoint:
@@ -96,8 +119,9 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             objective,
             vocabulary,
             pad_to_multiple_of=8 if args.bf16 or args.fp16 else None,
-            fixed_length=train_dataset.length if args.torch_compile else None,
+            fixed_length=train_dataset.length if args.torch_compile and not run.phases else None,
         ),
+        learning_rates=learning_rates(run.phases, args),
         processing_class=tokenizer,
     )
     report_by_lines(trainer)
@@ -107,6 +131,8 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     history = trainer.state.log_history
     metrics = next((log for log in history if "eval_loss" in log and log["step"] == trainer.state.global_step), None)
     metrics = metrics or trainer.evaluate()
+    if run.model.peft:
+        merge_adapters(model, folder / FOLDER if args.process_index == 0 else None)
     trainer.save_model(str(folder))
     for name, part in objective.export(trainer.accelerator.unwrap_model(trainer.model)).items():
         if args.process_index == 0 and part is not model.main:
@@ -114,6 +140,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             tokenizer.save_pretrained(folder / name)
     results: dict[str, Any] = {
         "objective": run.objective_name,
+        "architecture": BIDIRECTIONAL if is_lifted(model.config) else objective.architecture,
         "model": str(run.model.model_name_or_path),
         "held_out": {k[5:]: v for k, v in metrics.items() if k.startswith("eval_") and k != "eval_runtime"},
         "steps": trainer.state.global_step,
@@ -125,17 +152,12 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             [log["tokens_per_second"] for log in history if "tokens_per_second" in log] or [0.0]
         ),
         "device": f"{args.world_size} × {args.device.type}",
-        "corpus": {
-            "name": run.corpus.corpus,
-            "documents": len(data.train),
-            "tokens": data.train.num_tokens,
-            "held_out_documents": len(data.held_out),
-            "fingerprint": data.train.fingerprint,
-        },
+        "corpus": corpus,
         "settings": identity,
         "versions": {name: version(name) for name in ("pretrain-zoo", "torch", "transformers", "tokenizers")},
     }
     if args.process_index == 0:
+        data = list(corpora.values())[-1]  # of several, what the run ends with
         report(results, run, data, eval_dataset, tokenizer, history, started, console)
     return results
 
@@ -152,17 +174,17 @@ def report(
 ) -> None:
     """Complete the results, write plot, model card and results.json, and print what the run ends with."""
     folder = Path(str(run.training.output_dir))
-    baseline = unigram_baseline(data.train, eval_dataset)
+    baseline = None if run.phases else unigram_baseline(data.train, eval_dataset)
     if baseline is None:
         results["held_out"].pop("perplexity", None)  # exp(loss) of a classification is no perplexity
     else:
         baseline["token_loss"] = baseline["loss"]
         baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
-        if any(name.endswith("_loss") for name in results["held_out"]):
+        if run.objective.perplexity_term is None or any(name.endswith("_loss") for name in results["held_out"]):
             baseline.pop("loss")  # the sum of several terms does not compare with it
     results["baseline"] = baseline
-    results["pair_label_loss"] = pair_label_loss(eval_dataset)
-    architecture = run.objective.architecture
+    results["pair_label_loss"] = None if run.phases else pair_label_loss(eval_dataset)
+    architecture = results["architecture"]
     samples = []
     if architecture in LOADERS:
         plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
@@ -174,7 +196,8 @@ def report(
     write_json(folder / RESULTS, results)
     if samples:
         console.print(
-            "\n[bold]held-out text[/bold]" + (", what stood there in brackets" * (architecture == "masked_lm"))
+            "\n[bold]held-out text[/bold]"
+            + (", what stood there in brackets" * (architecture in ("masked_lm", BIDIRECTIONAL)))
         )
     for sample in samples:
         console.print(sample)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
-from training_runs import OBJECTIVES, ROWS, Gradients, make_objective, make_trainer
+from training_runs import OBJECTIVES, ROWS, Gradients, make_mixed_trainer, make_objective, make_trainer
 from transformers import TrainerCallback
 
 from pretrain_zoo.training import trainer as trainer_module
@@ -44,6 +44,19 @@ def updates(folder: Path) -> None:
     for name, (total, count) in (one, other)[dist.get_rank()].items():
         sums.add(name, torch.tensor(total), torch.tensor(count))
     (folder / f"means-{dist.get_rank()}.json").write_text(json.dumps(sums.means()))
+
+
+def mixtures(folder: Path) -> None:
+    """Gradients of each step, logs and evaluation of two phases of two components each."""
+    gradients = Gradients()
+    trainer = make_mixed_trainer(folder / "run", micro=ROWS // 2, world=2, callbacks=(gradients,))
+    trainer.train()
+    metrics = trainer.evaluate()
+    if dist.get_rank() == 0:
+        save_file(
+            {f"{i} {k}": g for i, s in enumerate(gradients.steps) for k, g in s.items()}, folder / "mixed.safetensors"
+        )
+        (folder / "mixed.json").write_text(json.dumps({"history": trainer.state.log_history, "metrics": metrics}))
 
 
 def evaluation(folder: Path) -> None:
@@ -157,6 +170,6 @@ if __name__ == "__main__":
     results = Path(sys.argv[1])
     for objective in OBJECTIVES:
         make_objective(objective)  # teachers are written: once the processes are joined, only one of them writes
-    for part in (sharded,) if sys.argv[2:] == ["fsdp"] else (updates, evaluation, resume, bad_loss):
+    for part in (sharded,) if sys.argv[2:] == ["fsdp"] else (updates, mixtures, evaluation, resume, bad_loss):
         part(results)
     dist.destroy_process_group()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed_worker import ADAM, EVAL_ROWS, RUNS, SHARDED, STEPS
 from safetensors.torch import load_file
-from training_runs import Gradients, make_trainer, relative_error
+from training_runs import Gradients, make_mixed_trainer, make_trainer, relative_error
 from transformers.trainer_utils import get_last_checkpoint
 
 from pretrain_zoo.models.pretraining import AUTO_CLASSES
@@ -67,6 +67,21 @@ def test_update_does_not_depend_on_the_division_of_the_batch(two_processes, tmp_
         for here, there in zip(logs[division][:STEPS], steps[:STEPS], strict=True):  # what is logged is the same too
             values = {k: v for k, v in there.items() if k != "tokens_per_second"}
             assert {k: here[k] for k in values} == pytest.approx(values, rel=1e-4)
+
+
+def test_mixtures_do_not_depend_on_the_processes(two_processes, tmp_path):
+    gradients = Gradients()
+    trainer = make_mixed_trainer(tmp_path, callbacks=(gradients,))
+    trainer.train()
+    expected = {f"{i} {name}": g for i, step in enumerate(gradients.steps) for name, g in step.items()}
+    assert relative_error(load_file(two_processes / "mixed.safetensors"), expected) <= 1e-10
+    there = json.loads((two_processes / "mixed.json").read_text())
+    for found, log in zip(there["history"][:4], trainer.state.log_history[:4], strict=True):
+        values = {name: value for name, value in log.items() if name != "tokens_per_second"}
+        assert {name: found[name] for name in values} == pytest.approx(values, rel=1e-9)
+    metrics = trainer.evaluate()
+    metrics.pop("eval_runtime")
+    assert {name: there["metrics"][name] for name in metrics} == pytest.approx(metrics, rel=1e-9)
 
 
 def test_means_over_processes_take_what_only_one_has(two_processes):

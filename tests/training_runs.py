@@ -18,6 +18,9 @@ from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Vocabulary, get_objective
 from pretrain_zoo.training.dataset import EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.encode import encode
+from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
+from pretrain_zoo.training.mixture import Component, Phase, PhasedDataset
+from pretrain_zoo.training.quotas import Weights
 from pretrain_zoo.training.tokenizer import train_tokenizer
 from pretrain_zoo.training.trainer import PretrainingTrainer
 
@@ -99,6 +102,22 @@ def build(name: str, *, dtype: torch.dtype = torch.float64, dropout: bool = Fals
     return objective, objective.build(parts, vocabulary).to(dtype)  # XLNet makes some weights in float32 always
 
 
+DEFAULTS: dict[str, Any] = {
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "per_device_eval_batch_size": 4,
+    "dataloader_pin_memory": False,
+}
+"""Arguments of the trainers below."""
+
+
 class Gradients(TrainerCallback):
     """Keeps the gradients of every optimizer step."""
 
@@ -127,25 +146,12 @@ def make_trainer(
     """A trainer on the fixed text, by SGD at a constant rate unless `arguments` say otherwise."""
     tokenizer, vocabulary, documents = text()
     objective, built = build(name, dtype=dtype, dropout=dropout) if model is None else (model.objective, model)
-    defaults: dict[str, Any] = {
-        "optim": "sgd",
-        "learning_rate": 0.1,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "per_device_eval_batch_size": 4,
-        "dataloader_pin_memory": False,
-    }
     args = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulate,
         max_steps=steps,
-        **{**defaults, **arguments},
+        **{**DEFAULTS, **arguments},
     )
     dataset = PretrainingDataset(
         objective, documents, vocabulary, length=LENGTH, global_batch=rows, max_steps=steps, seed=5
@@ -154,6 +160,37 @@ def make_trainer(
     if eval_rows is not None:
         held_out = EvaluationDataset(objective, documents, vocabulary, length=LENGTH, seed=1, max_rows=eval_rows)
     return PretrainingTrainer(built, args, dataset, held_out, processing_class=tokenizer, callbacks=list(callbacks))
+
+
+def make_mixed_trainer(
+    folder: Path, *, micro: int = ROWS, accumulate: int = 1, world: int = 1, callbacks: tuple = (), **arguments: Any
+) -> PretrainingTrainer:
+    """A trainer of two phases: masked and causal LM mixed, then masked LM and diffusion in turns, on half the rows."""
+    tokenizer, vocabulary, documents = text()
+    halves = np.array_split(np.arange(len(documents)), 2)
+    one, two = (replace(documents.select(half), languages=None, translations=None) for half in halves)
+    masked, causal, diffusion = (
+        Component(name, get_objective(name), LENGTH, train, held_out, order=i)
+        for i, (name, train, held_out) in enumerate((("mlm", one, two), ("clm", two, one), ("diffusion", two, one)))
+    )
+    shares = Weights((2.0, 1.0), (1.0, 1.0))
+    phases = [
+        Phase("first", 2, micro, (masked, causal), shares),
+        Phase("second", 2, micro // 2, (masked, diffusion), shares, mixing="batch"),
+    ]
+    dataset = PhasedDataset(phases, vocabulary, micro_batches=accumulate * world, seed=5)
+    parts = backbone("bert-tiny", tokenizer, max_length=LENGTH, dtype=torch.float64)
+    parts.config.hidden_dropout_prob = parts.config.attention_probs_dropout_prob = 0.0
+    torch.manual_seed(3)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulate,
+        **{**DEFAULTS, **arguments},
+    )
+    held_out = MixedEvaluationDataset(dataset, max_rows=13, seed=1)
+    model = dataset.objective.build(parts, vocabulary).double()
+    return PretrainingTrainer(model, args, dataset, held_out, processing_class=tokenizer, callbacks=list(callbacks))
 
 
 def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

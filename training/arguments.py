@@ -4,6 +4,7 @@
 --mlm_probability 0.3                      second stage: a setting of the objective
 --mlm.mlm_probability 0.3                  the same, where two objectives are combined and both have it
 --config bert-base                         the same keys from a file; the command line wins
+--phases.long.max_seq_length 256           an entry of a recipe with phases or a mixture, see `phases`
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +20,14 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..models.adapters import AdapterArguments
 from ..models.presets import list_presets
-from ..objectives import Objective
+from ..objectives import Objective, get_objective
 from .corpora import CorpusArguments
-from .objective_arguments import objective_from_arguments, parts_of, settings_of
+from .learning_rates import learning_rates
+from .nested_arguments import MixtureArguments, as_text, read_nested, refuse_hidden, split_nested
+from .objective_arguments import parts_of, settings_from_arguments, settings_of
+from .phases import Defaults, PhaseArguments, mixture_of, phases_of
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
 DEFAULT_MODELS = {
@@ -41,7 +46,7 @@ TINY, LARGER, CHECKPOINT = 3e-3, 5e-4, 5e-5
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(AdapterArguments):
     """What is trained; an argument group for `HfArgumentParser`."""
 
     model_name_or_path: str | None = field(
@@ -54,6 +59,12 @@ class ModelArguments:
     tokenizer_name: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub name. Default: the model's; for a preset, one is trained on the corpus."},
+    )
+    mask_token: str | None = field(
+        default=None,
+        metadata={
+            "help": "Mask token of a tokenizer that has none: a new one (presets), or a token that is there and rare."
+        },
     )
     vocab_size: int = field(default=8192, metadata={"help": "Size of the tokenizer to train, if one is trained."})
     max_seq_length: int = field(default=128, metadata={"help": "Tokens per example, special tokens included."})
@@ -131,13 +142,14 @@ class PretrainingArguments(TrainingArguments):
 
 @dataclass
 class RunArguments:
-    """Everything that a command line and its recipe say."""
+    """Everything that a command line and its recipe say; `phases` is empty for a run of one objective on one corpus."""
 
     objective_name: str
     objective: Objective
     corpus: CorpusArguments
     model: ModelArguments
     training: PretrainingArguments
+    phases: tuple[PhaseArguments, ...] = ()
 
 
 class _Parser(HfArgumentParser):
@@ -157,10 +169,11 @@ def parse_arguments(argv: list[str]) -> RunArguments:
     first.add_argument("--config", help="Recipe: a YAML file, or the name of one that comes with the package.")
     first.add_argument("--objective", default="mlm", help="What to train (scripts/show.py --list).")
     config = first.parse_known_args(argv)[0].config
-    argv = (recipe_arguments(config) if config is not None else []) + argv
+    command, by_path = split_nested(argv)
+    argv = (recipe_arguments(config) if config is not None else []) + command
     name = first.parse_known_args(argv)[0].objective
     settings = settings_of(name)
-    groups: Any = (CorpusArguments, ModelArguments, PretrainingArguments)
+    groups: Any = (CorpusArguments, ModelArguments, PretrainingArguments, MixtureArguments)
     parser = _Parser(groups, add_help=False, allow_abbrev=False, prog="pretrain", parents=[first])
     if {"-h", "--help"} & set(argv):
         parser.print_help()
@@ -169,17 +182,59 @@ def parse_arguments(argv: list[str]) -> RunArguments:
             print(f"  --{setting:26} {getattr(hint, '__name__', str(hint))} (default: {default})")
         raise SystemExit(0)
     known = {action.dest for action in parser._actions}
-    corpus, model, training, _, remaining = parser.parse_args_into_dataclasses(
-        argv + _implied(name, argv), return_remaining_strings=True, look_for_args_file=False
+    corpus, model, training, mixture, _, remaining = parser.parse_args_into_dataclasses(
+        argv + _implied(name, argv, config), return_remaining_strings=True, look_for_args_file=False
     )
-    return RunArguments(name, objective_from_arguments(name, remaining, known), corpus, model, training)
+    given = settings_from_arguments(name, remaining, known)
+    run = RunArguments(name, get_objective(name, **given), corpus, model, training)
+    nested = read_nested(mixture, by_path)
+    if not any(nested.values()):
+        if mixture.sampling_alpha is not None or mixture.mixing != "example":
+            raise ValueError("--sampling_alpha and --mixing say how to draw from a mixture, and there is none")
+        return run
+    refuse_hidden(command, nested)
+    return _in_phases(run, nested, given, mixture, any(re.match("--max[_-]steps", word) for word in argv))
 
 
-def _implied(name: str, argv: list[str]) -> list[str]:
+def _in_phases(
+    run: RunArguments, nested: Any, given: dict[str, Any], mixture: MixtureArguments, steps_given: bool
+) -> RunArguments:
+    """The run with the phases and components of its recipe; its own settings hold where these say nothing."""
+    args = run.training
+    if args.num_train_epochs > 0:
+        raise ValueError("phases and mixtures count steps; give --max_steps instead of --num_train_epochs")
+    whole = all(isinstance(phase.get("steps"), int) for phase in nested["phases"].values()) and nested["phases"]
+    defaults = Defaults(
+        run.objective_name,
+        given,
+        run.corpus,
+        run.model.max_seq_length,
+        args.per_device_train_batch_size,
+        None if whole and not steps_given else args.max_steps,
+        mixture.mixing,
+        mixture.sampling_alpha,
+    )
+    phases = phases_of(nested, defaults)
+    learning_rates(phases, args)  # refuse early
+    args.max_steps = sum(phase.steps for phase in phases)
+    args.per_device_train_batch_size = max(phase.rows for phase in phases)
+    longest = max(component.max_seq_length for phase in phases for component in phase.components)
+    names = [" & ".join(dict.fromkeys(c.objective_name for c in phase.components)) for phase in phases]
+    return RunArguments(
+        " → ".join(dict.fromkeys(names)),
+        mixture_of(phases),
+        run.corpus,
+        replace(run.model, max_seq_length=longest),
+        args,
+        phases,
+    )
+
+
+def _implied(name: str, argv: list[str], config: str | None = None) -> list[str]:
     """Defaults that depend on other arguments."""
     peek = _Parser(add_help=False, allow_abbrev=False)
     options = ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate")
-    for option in (*options, "tokenizer_name", "teacher", "student_layers"):
+    for option in (*options, "tokenizer_name", "teacher", "student_layers", "peft"):
         peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")
     given = peek.parse_known_args(argv)[0]
     implied = []
@@ -190,10 +245,12 @@ def _implied(name: str, argv: list[str]) -> list[str]:
     if given.teacher and given.tokenizer_name is None and model in list_presets():
         implied += ["--tokenizer_name", given.teacher]
     if given.output_dir is None:
-        implied += ["--output_dir", f"runs/{Path(model).name}-{re.sub(r'[^a-z0-9_+]+', '-', name).strip('-')}"]
+        nested = any(word.startswith(("--mixture", "--phases")) for word in argv)
+        what = Path(config).stem if nested and config else re.sub(r"[^a-z0-9_+]+", "-", name).strip("-")
+        implied += ["--output_dir", f"runs/{Path(model).name}-{what}"]
     if given.learning_rate is None:
         rate = (TINY if model.endswith("-tiny") else LARGER) if model in list_presets() else CHECKPOINT
-        implied += ["--learning_rate", str(rate)]
+        implied += ["--learning_rate", str(LARGER if given.peft else rate)]  # small updates take larger steps
     if given.num_train_epochs is not None and given.max_steps is None:
         implied += ["--max_steps", "-1"]
     return implied
@@ -222,10 +279,6 @@ def recipe_arguments(config: str) -> list[str]:
         raise ValueError(f"the recipe {path} must hold lines like `learning_rate: 1e-4`")
     arguments: list[str] = []
     for name, value in recipe.items():
-        if isinstance(value, dict):
-            value = json.dumps(value)
-        elif isinstance(value, list):
-            value = ",".join(map(str, value))
         if value is not None:  # null leaves the default
-            arguments.append(f"--{name}={value}")
+            arguments.append(f"--{name}={as_text(value)}")
     return arguments

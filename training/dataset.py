@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..objectives import Columns, Documents, Draws, Objective, Vocabulary
+from ..objectives import Documents, Draws, Objective, Term, Vocabulary
 from ..objectives.collator import pad_columns, to_tensors
 
 
 @dataclass
 class DrawnRows:
-    """Uncorrupted rows of a batch with their draws; what the datasets hand to `DrawCollator`."""
+    """Uncorrupted rows of a batch (as the objective's `corrupt` takes them) with their draws, for `DrawCollator`."""
 
-    rows: Columns
+    rows: Any
     draws: Draws
 
 
@@ -77,14 +78,17 @@ class PretrainingDataset(Dataset):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state. Raises `ValueError`, naming the differences, if its run draws other data."""
-        saved = state["identity"]
+        self.check_identity(state["identity"])
+        self.source.restore(state["source"])
+
+    def check_identity(self, saved: dict[str, Any]) -> None:
+        """Raise `ValueError`, naming the differences, for the identity of a run that draws other data."""
         changed = [f"{k}: {saved.get(k)} there, {v} here" for k, v in self.identity.items() if saved.get(k) != v]
         if changed:
             raise ValueError(
                 f"the checkpoint's run draws other data than this one ({'; '.join(changed)}). "
                 "Use its settings, or start a new run in another output_dir"
             )
-        self.source.restore(state["source"])
 
 
 class EvaluationDataset(Dataset):
@@ -134,6 +138,14 @@ class EvaluationDataset(Dataset):
 
     def __getitem__(self, number: int) -> DrawnRows:
         return self.__getitems__([number])
+
+    def after(self, step: int) -> EvaluationDataset:
+        """What to evaluate after `step` steps of training: always the same here."""
+        return self
+
+    def loss_of(self, means: dict[str, float], terms: Mapping[str, Term], progress: float) -> float:
+        """The loss, from the mean of each term, `<term>_loss`."""
+        return float(sum(term.weight_at(progress) * means.get(f"{name}_loss", 0.0) for name, term in terms.items()))
 
     def batches(self, size: int) -> list[list[list[int]]]:
         """Row numbers in batches of at most `size`, in groups: the batches of a group continue each other's streams."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.text import Text
 
+from ..models.bidirectional import is_lifted
 from ..objectives import Documents, Vocabulary
 
 SHORTEST, LONGEST = 10, 32
@@ -18,7 +19,7 @@ SHORTEST, LONGEST = 10, 32
 def examples(model: Any, tokenizer: Any, documents: Documents, count: int = 5, seed: int = 0) -> list[Text]:
     """A few lines in colour for a plain masked or causal LM; none for other models or unfit documents."""
     model.eval()
-    if hasattr(model, "generate") and model.can_generate():
+    if hasattr(model, "generate") and model.can_generate() and not is_lifted(model.config):
         if model.config.is_encoder_decoder:
             return []
         return [continuation(model, tokenizer, ids, seed) for ids, _ in sentences(documents, tokenizer, count, seed)]

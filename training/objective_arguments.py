@@ -29,6 +29,11 @@ def objective_from_arguments(name: str, remaining: list[str], known: Collection[
 
     Raises `ValueError` for settings that are unknown or ambiguous, and for bad values.
     """
+    return get_objective(name, **settings_from_arguments(name, remaining, known))
+
+
+def settings_from_arguments(name: str, remaining: list[str], known: Collection[str] = ()) -> dict[str, Any]:
+    """As `objective_from_arguments`: the settings that the arguments give, by name."""
     settings, given = settings_of(name), {}
     for written, text in _flags(remaining):
         prefix, _, setting = written.rpartition(".")
@@ -42,11 +47,11 @@ def objective_from_arguments(name: str, remaining: list[str], known: Collection[
         if len(owners) > 1:
             raise ValueError(f"{name}: --{setting} could be {' or '.join(f'--{o}.{setting}' for o in owners)}")
         try:
-            value = _convert(text, next(iter(owners.values())))
+            value = convert(text, next(iter(owners.values())))
         except (ValueError, ArgumentTypeError) as error:
             raise ValueError(f"--{written}: {error}") from None
         given[written if len(parts_of(name)) > 1 else setting] = value
-    return get_objective(name, **given)
+    return given
 
 
 def parts_of(name: str) -> dict[type[Objective], None]:
@@ -75,7 +80,7 @@ def _flags(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
         yield flag[2:].replace("-", "_"), value if equals else None
 
 
-def _convert(text: str | None, hint: Any) -> Any:
+def convert(text: str | None, hint: Any) -> Any:
     """A value of the annotated type from what was written; `None` stands for a flag without value."""
     origin, options = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -84,7 +89,7 @@ def _convert(text: str | None, hint: Any) -> Any:
         origin = None
         for option in (o for o in options if o is not type(None)):
             try:
-                return _convert(text, option)
+                return convert(text, option)
             except (ValueError, ArgumentTypeError) as error:
                 failure = error
         raise failure
@@ -98,7 +103,7 @@ def _convert(text: str | None, hint: Any) -> Any:
                 return option
         raise ValueError(f"must be {' or '.join(map(str, options))}, not {text!r}")
     if origin in (tuple, list):
-        return origin(_convert(item, options[0]) for item in text.split(","))
+        return origin(convert(item, options[0]) for item in text.split(","))
     if hint in (int, float, str):
         try:
             return hint(text)

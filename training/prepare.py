@@ -8,9 +8,10 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from .arguments import ModelArguments, RunArguments
 from .dataset import EvaluationDataset, PretrainingDataset
 from .documents import load_documents
 from .embedded import text_hash
+from .mixed_evaluation import MixedEvaluationDataset
+from .mixture import Component, Phase, PhasedDataset, language_numbers
+from .quotas import Weights
+from .survey import summary, survey
 from .tokenizer import train_tokenizer
 
 KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "t5", "switch"), "bpe")
@@ -29,12 +34,29 @@ KINDS |= dict.fromkeys(("gpt2", "llama", "mixtral"), "gpt2")
 """Kind of tokenizer that is trained for a preset's family; "wordpiece" for all others."""
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The texts of several corpora, one after another; can be read any number of times."""
+
+    corpora: tuple[Iterable[str], ...]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.corpora)
+
+
+def all_texts(run: RunArguments) -> Iterable[str]:
+    """The texts of all corpora of a run."""
+    corpora = {str(c.corpus): c.corpus for phase in run.phases for c in phase.components} or {"": run.corpus}
+    return Texts(tuple(corpus.open() for corpus in corpora.values()))
+
+
 @dataclass
 class Data:
-    """Tokenized text of a run: what it trains on and what is held out."""
+    """Tokenized text of a run: what it trains on and what is held out, and a summary of the corpus for people."""
 
     train: Documents
     held_out: Documents
+    summary: str = ""
 
 
 def check_model_name(name: str) -> None:
@@ -62,6 +84,13 @@ def get_tokenizer(
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # only the attention mask tells padding
+    if model.mask_token is not None and tokenizer.mask_token is None:
+        if name not in list_presets() and model.mask_token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"--mask_token {model.mask_token!r} is no token of {source}, whose embeddings have no row for a new "
+                "one; name a token that is there and rare"
+            )
+        tokenizer.add_special_tokens({"mask_token": model.mask_token})
     if name in list_presets():
         tokenizer.add_tokens(
             [token for token in special_tokens if token not in tokenizer.get_vocab()], special_tokens=True
@@ -86,10 +115,72 @@ def _trained(corpus: Iterable[str], kind: str, vocab_size: int, cache_dir: str) 
 
 def get_data(run: RunArguments, tokenizer: PreTrainedTokenizerBase, cache_dir: str) -> Data:
     """The corpus, tokenized, in its two parts."""
-    train, held_out = load_documents(replace(run.corpus, cache_dir=cache_dir), tokenizer, run.training.seed)
+    arguments = replace(run.corpus, cache_dir=cache_dir)
+    train, held_out = load_documents(arguments, tokenizer, run.training.seed)
     if held_out is None:
         raise ValueError("a validation_fraction of 0 leaves nothing to evaluate on; give a --validation_file as well")
-    return Data(train, held_out)
+    if train.windowed:
+        size = f"{len(train):,} documents, {train.num_tokens:,} tokens"
+        return Data(train, held_out, f"{arguments.corpus}: read in windows, the first of {size}")
+    corpus = arguments.open()
+    parts = (train, held_out) if arguments.validation_file is None else (train,)
+    return Data(train, held_out, summary(corpus, survey(corpus, cache_dir), *parts))
+
+
+def get_all_data(run: RunArguments, tokenizer: PreTrainedTokenizerBase, cache_dir: str) -> dict[str, Data]:
+    """The corpora by component's name; of a run without phases the only one, by ""."""
+    if not run.phases:
+        return {"": get_data(run, tokenizer, cache_dir)}
+    components = {c.name: c for phase in run.phases for c in phase.components}
+    read: dict[str, Data] = {}
+    for component in components.values():
+        if str(component.corpus) not in read:
+            read[str(component.corpus)] = get_data(replace(run, corpus=component.corpus), tokenizer, cache_dir)
+    return {name: read[str(component.corpus)] for name, component in components.items()}
+
+
+def corpus_summary(run: RunArguments, data: dict[str, Data]) -> dict[str, Any]:
+    """Names and sizes of the corpora of a run, each counted once."""
+    arguments = [c.corpus for phase in run.phases for c in phase.components] or [run.corpus]
+    parts = list({part.train.fingerprint: part for part in data.values()}.values())
+    return {
+        "name": ", ".join(dict.fromkeys(corpus.corpus for corpus in arguments)),
+        "documents": sum(len(part.train) for part in parts),
+        "tokens": sum(part.train.num_tokens for part in parts),
+        "held_out_documents": sum(len(part.held_out) for part in parts),
+        "fingerprint": " ".join(part.train.fingerprint for part in parts),
+    }
+
+
+def get_phased_datasets(
+    run: RunArguments, data: dict[str, Data], vocabulary: Vocabulary
+) -> tuple[PhasedDataset, MixedEvaluationDataset]:
+    """As `get_datasets`, for a run of several phases or components."""
+    args = run.training
+    seed = args.seed if args.data_seed is None else args.data_seed
+    arguments = {c.name: c for phase in run.phases for c in phase.components}
+    codes = list(dict.fromkeys(code for c in arguments.values() for code in c.languages))
+    orders = list(dict.fromkeys(c.order for c in arguments.values()))
+    components = {}
+    for name, c in arguments.items():
+        languages = tuple(map(codes.index, c.languages)) if len(codes) > 1 else ()
+        parts = (language_numbers(part, languages) for part in (data[name].train, data[name].held_out))
+        components[name] = Component(name, c.objective, c.max_seq_length, *parts, languages, orders.index(c.order))
+    phases = []
+    for phase in run.phases:
+        own = phase.components
+        weights = Weights(
+            tuple(c.weight[0] for c in own),
+            tuple(c.weight[1] for c in own),
+            tuple(data[c.name].train.num_tokens for c in own),
+            tuple(c.objective_name for c in own),
+            phase.alpha,
+        )
+        drawn = tuple(components[c.name] for c in own)
+        phases.append(Phase(phase.name, phase.steps, phase.rows, drawn, weights, phase.mixing, phase.own_progress))
+    micro_batches = args.gradient_accumulation_steps * args.world_size
+    train = PhasedDataset(phases, vocabulary, micro_batches=micro_batches, seed=seed)
+    return train, MixedEvaluationDataset(train, max_rows=args.max_eval_samples, seed=seed)
 
 
 def get_datasets(
@@ -102,6 +193,8 @@ def get_datasets(
     if args.max_steps <= 0:
         if args.num_train_epochs <= 0:
             raise ValueError("give --max_steps or --num_train_epochs, above 0")
+        if data.train.windowed:
+            raise ValueError("how long an epoch of a corpus is that is read in windows is not known; give --max_steps")
         plan = objective.plan(data.train, vocabulary, length=length, seed=seed, epoch=0, global_batch=global_batch)
         args.max_steps = math.ceil(args.num_train_epochs * len(plan) / global_batch)
     sizes: dict[str, Any] = {"length": length, "seed": seed, "global_batch": global_batch}

@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+BIDIRECTIONAL = "bidirectional causal_lm"
+"""Instead of the architecture, for a causal model that was made bidirectional."""
 PIPELINES = {"masked_lm": "fill-mask", "causal_lm": "text-generation"}
 LOADERS = {"masked_lm": "AutoModelForMaskedLM", "causal_lm": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+LOADERS |= {BIDIRECTIONAL: "AutoModelForCausalLM"}
 """Pipeline tag and class of plain checkpoints by the objective's architecture."""
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..models.adapters import AdapterArguments
 from .arguments import RunArguments
+from .phases import NOT_DATA, identity_of
 
 RUN, RESULTS = "run.json", "results.json"
 _TRAINING: tuple[str, ...] = (
@@ -29,8 +31,8 @@ _TRAINING: tuple[str, ...] = (
 )
 _TRAINING += ("warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 _TRAINING += ("max_grad_norm", "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed")
-_NOT_CORPUS = ("cache_dir", "preprocessing_num_workers")
 _NOT_MODEL = ("attn_implementation",)
+_ADAPTERS = frozenset(f.name for f in fields(AdapterArguments))
 
 
 def run_identity(run: RunArguments) -> dict[str, Any]:
@@ -38,10 +40,14 @@ def run_identity(run: RunArguments) -> dict[str, Any]:
     args = run.training
     identity: dict[str, Any] = {"objective": run.objective_name}
     identity |= {f.name: getattr(run.objective, f.name) for f in fields(run.objective) if f.init}
-    identity |= {k: v for k, v in asdict(run.model).items() if k not in _NOT_MODEL}
-    identity |= {k: v for k, v in asdict(run.corpus).items() if k not in _NOT_CORPUS}
+    unused = _NOT_MODEL if run.model.peft else (*_NOT_MODEL, *_ADAPTERS)
+    identity |= {k: v for k, v in asdict(run.model).items() if k not in unused}
+    identity |= {k: v for k, v in asdict(run.corpus).items() if k not in NOT_DATA}
     identity |= {k: getattr(args, k) for k in _TRAINING}
     identity["batch"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if run.phases:  # they say all that the mixture's fields do
+        identity = {k: v for k, v in identity.items() if k not in ("components", "together")}
+        identity["phases"] = identity_of(run.phases, args.gradient_accumulation_steps * args.world_size)
     return json.loads(json.dumps(identity, default=str))
 
 

@@ -26,10 +26,10 @@ class Sums:
         pair = torch.stack([total.detach().to(self.device, self.dtype), count.to(self.device, self.dtype)])
         self._pairs[name] = self._pairs[name] + pair if name in self._pairs else pair
 
-    def means(self) -> dict[str, float]:
-        """Σ sum / Σ count over all processes, 0 without a count; a name that a process lacks adds nothing there.
+    def means(self, empty: float | None = 0.0) -> dict[str, float]:
+        """Σ sum / Σ count over all processes; a name that a process lacks adds nothing there.
 
-        All processes must call it.
+        All processes must call it. Names without a count have the value `empty`, or are left out if it is `None`.
         """
         names = sorted(self._pairs)
         together = dist.is_initialized() and dist.get_world_size() > 1
@@ -43,4 +43,5 @@ class Sums:
         pairs = torch.stack([self._pairs.get(name, nothing) for name in names])
         if together:
             dist.all_reduce(pairs)
-        return {name: total / count if count else 0.0 for name, (total, count) in zip(names, pairs.tolist())}
+        means = {name: total / count if count else empty for name, (total, count) in zip(names, pairs.tolist())}
+        return {name: mean for name, mean in means.items() if mean is not None}

@@ -58,6 +58,7 @@ class PretrainingTrainer(CheckpointingTrainer):
         args: `TrainingArguments`; steps, order and columns are set as the dataset needs them.
         train_dataset, eval_dataset: a `PretrainingDataset` and an `EvaluationDataset`.
         data_collator: a `DrawCollator`; made from the dataset's objective if left out.
+        learning_rates: factor of the learning rate by step, in place of the schedule that `args` name.
         kwargs: passed on to `Trainer`.
 
     Raises `ValueError` if the dataset's global batch is not what the arguments give, or for an argument that would
@@ -76,6 +77,7 @@ class PretrainingTrainer(CheckpointingTrainer):
         train_dataset: PretrainingDataset | None = None,
         eval_dataset: EvaluationDataset | None = None,
         data_collator: DrawCollator | None = None,
+        learning_rates: Callable[[int], float] | None = None,
         **kwargs: Any,
     ):
         _settle(args)
@@ -94,6 +96,7 @@ class PretrainingTrainer(CheckpointingTrainer):
             **kwargs,
         )
         self.objective, self.terms = model.objective, model.terms
+        self.learning_rates = learning_rates
         self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
         self.add_callback(_Hooks(self._begin, self.check_losses))
         if train_dataset is not None:
@@ -114,6 +117,7 @@ class PretrainingTrainer(CheckpointingTrainer):
     def _begin(self) -> None:
         self._logged = Sums(self.args.device)  # since the last log
         self._finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        self._counts: dict[str, Tensor] = {}
         self._micro_batch = 0
         self.throughput.restart()
 
@@ -130,16 +134,18 @@ class PretrainingTrainer(CheckpointingTrainer):
     # losses
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step, and each additive term's count over all of them and all ranks."""
+        """The micro-batches of an optimizer step, and each term's denominator over all of them and all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         self._micro_batch = 0
+        counts = [self.objective.counts(batch) for batch in batches]
         names = [name for name, term in self.terms.items() if term.additive]
+        names = list(dict.fromkeys([*names, *(name for count in counts for name in count)]))
         totals = torch.zeros(len(names), dtype=self._logged.dtype, device=device)
-        for batch in batches:
-            counts = self.objective.counts(batch)
-            totals += torch.stack([torch.as_tensor(counts.get(name, 0)).to(totals) for name in names]) if names else 0
+        for count in counts:
+            totals += torch.stack([torch.as_tensor(count.get(name, 0)).to(totals) for name in names]) if names else 0
         self._reduce(totals)
-        return batches, dict(zip(names, totals, strict=True))
+        self._counts = dict(zip(names, totals, strict=True))
+        return batches, self.objective.denominators(self._counts)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Σ weight · sum / count over the terms, scaled so that the average over processes is the global loss."""
@@ -156,10 +162,11 @@ class PretrainingTrainer(CheckpointingTrainer):
             if term.additive:  # DDP, FSDP and DeepSpeed average gradients over processes
                 count = num_items_in_batch[name]
                 value = total * (world / torch.where(count > 0, count, 1)).to(total.dtype)
+                mean = total / torch.where(count > 0, self._counts[name], 1).to(total.dtype)
             else:
-                count, value = torch.ones_like(total), total / micro_batches
+                count, value, mean = torch.ones_like(total), total / micro_batches, total / (micro_batches * world)
             loss = loss + term.weight_at(self.progress) * value
-            self._logged.add(f"{name}_loss", value / world, (count > 0) / (micro_batches * world))
+            self._logged.add(f"{name}_loss", mean, (count > 0) / (micro_batches * world))
         for name, (total, count) in (output.metrics or {}).items():
             self._logged.add(name, total, count)
         self.throughput.add(inputs)
@@ -186,7 +193,8 @@ class PretrainingTrainer(CheckpointingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's loss (if there are several), the metrics and tokens per second since the last log."""
         if "loss" in logs:
-            means = self._logged.means()
+            means = self._logged.means(None)
+            means = _without_sums(means)
             if len(self.terms) == 1:
                 means.pop(f"{next(iter(self.terms))}_loss", None)
             tokens = self.throughput.tokens.clone()
@@ -219,6 +227,15 @@ class PretrainingTrainer(CheckpointingTrainer):
             optimizer.param_groups[:] = [group for group in groups if group["params"]]
         return optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The schedule that the arguments name, or that of `learning_rates`."""
+        if self.learning_rates is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        chosen: Any = optimizer if optimizer is not None else self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, self.learning_rates)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def _clip_grad_norm(self, model):
         if len(self._networks) == 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
@@ -239,16 +256,16 @@ class PretrainingTrainer(CheckpointingTrainer):
             raise ValueError("evaluation needs an eval_dataset")
         started = time.perf_counter()
         with self.throughput.paused():
+            dataset = dataset.after(self.state.global_step)
             means = self._evaluation_sums(dataset).means()
         terms = self.terms
-        losses = {name: means.get(f"{name}_loss", 0.0) for name in terms}
-        loss = float(sum(term.weight_at(self.progress) * losses[name] for name, term in terms.items()))
+        loss = dataset.loss_of(means, terms, self.progress)
         metrics = {f"{metric_key_prefix}_loss": loss}
-        if len(own := list(self.objective.terms)) == 1:  # routers' losses beside it are not part of a perplexity
-            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(losses[own[0]], 700.0))
+        if (own := self.objective.perplexity_term) is not None:  # routers' losses are not part of it
+            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(means.get(f"{own}_loss", 0.0), 700.0))
         if len(terms) == 1:
             means = {n: v for n, v in means.items() if n not in {f"{t}_loss" for t in terms}}
-        metrics |= {f"{metric_key_prefix}_{n}": v for n, v in means.items()}
+        metrics |= {f"{metric_key_prefix}_{n}": v for n, v in _without_sums(means).items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -285,6 +302,12 @@ class PretrainingTrainer(CheckpointingTrainer):
                 sums.add(name, total, count)
         model.train(training)
         return sums
+
+
+def _without_sums(means: dict[str, float]) -> dict[str, float]:
+    """Without what is told by component, too: `mlm_loss` where there is an `en.mlm_loss`."""
+    whole = {name.partition(".")[2] for name in means}
+    return {name: mean for name, mean in means.items() if name not in whole}
 
 
 def _settle(args: TrainingArguments) -> None:

@@ -1,0 +1,290 @@
+"""Recipes of several phases and corpora: nested settings, what each phase takes over, and learning-rate stretches.
+
+    objective: mlm                       settings of the run hold where nothing nearer says otherwise
+    sampling_alpha: 0.3
+    mixture:
+      en: {corpus: en.txt}
+      ko: {corpus: ko.txt, language: ko, weight: 2}
+      tlm: {objective: tlm, corpus: pairs.tsv, translation_columns: 1,2, language: "en,ko"}
+    phases:
+      short: {steps: 0.9, max_seq_length: 128}
+      long: {steps: 0.1, max_seq_length: 512, per_device_train_batch_size: 4, mixture: {ko: {weight: 0}}}
+
+Nearer is: the phase's own entry of a component, the phase, the component, the run. On the command line an entry is
+written `--phases.long.max_seq_length 256`, `--mixture.ko.weight 3`.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_type_hints
+
+from ..objectives import Mixture, Objective, get_objective
+from .corpora import CorpusArguments
+from .nested_arguments import as_text
+from .objective_arguments import convert, settings_from_arguments
+
+RATE = ("learning_rate", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+"""Settings of a phase that give it a stretch of the learning rate of its own."""
+PHASE = (*RATE, "steps", "mixture", "mixing", "sampling_alpha", "per_device_train_batch_size")
+NOT_DATA = ("cache_dir", "preprocessing_num_workers")
+"""Settings of a corpus that say how it is read, not what."""
+
+
+@dataclass(frozen=True)
+class ComponentArguments:
+    """An objective on a corpus, as said in a recipe.
+
+    Attributes:
+        name: what its losses are logged under.
+        base: its name in the mixture, the same in all phases.
+        weight: at the begin and the end of the phase (or of the run).
+        objective_name, objective, corpus, max_seq_length: as for a plain run.
+    """
+
+    name: str
+    base: str
+    weight: tuple[float, float]
+    objective_name: str
+    objective: Objective
+    corpus: CorpusArguments
+    max_seq_length: int
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO 639 code of each text of a row."""
+        return tuple(code.strip() for code in self.corpus.language.split(","))
+
+    @property
+    def order(self) -> tuple:
+        """What is equal where the component of a later phase reads on where this one stopped."""
+        packing = getattr(self.objective, "packing", None)
+        corpus = json.dumps(asdict(self.corpus), sort_keys=True)
+        return self.base, corpus, self.max_seq_length, type(self.objective), packing
+
+
+@dataclass(frozen=True)
+class PhaseArguments:
+    """A phase, as said in a recipe.
+
+    Attributes:
+        name: of the phase; "" for a run that is one.
+        steps: optimizer steps.
+        rows: `per_device_train_batch_size`.
+        components: what it draws from.
+        mixing, alpha: see `MixtureArguments`.
+        rate: learning-rate settings of a stretch of its own; `None`: one schedule spans the run.
+        own_progress: whether schedules run over the phase: it has settings of the objective, or weights that move.
+    """
+
+    name: str
+    steps: int
+    rows: int
+    components: tuple[ComponentArguments, ...]
+    mixing: Literal["example", "batch"]
+    alpha: tuple[float, float] | None
+    rate: dict[str, Any] | None
+    own_progress: bool
+
+
+def mixture_of(phases: Sequence[Any]) -> Mixture:
+    """The objective that a run of these phases trains."""
+    components = {c.name: c.objective for phase in phases for c in phase.components}
+    together = [
+        tuple(c.name for c in phase.components)
+        for phase in phases
+        if phase.mixing == "example" and len(phase.components) > 1
+    ]
+    return Mixture(components, tuple(dict.fromkeys(together)))
+
+
+def identity_of(phases: Sequence[PhaseArguments], micro_batches: int) -> list[Any]:
+    """What of the phases decides a run's result, for a JSON file."""
+    found = []
+    for phase in phases:
+        settings = asdict(replace(phase, components=())) | {"rows": phase.rows * micro_batches}
+        components = [
+            asdict(replace(component, objective=repr(component.objective)))  # type: ignore[arg-type]
+            for component in phase.components
+        ]
+        for component in components:
+            for name in NOT_DATA:
+                component["corpus"].pop(name)
+        found.append(settings | {"components": components})
+    return found
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where a recipe's phases and components say nothing: the settings of the run."""
+
+    objective_name: str
+    settings: Mapping[str, Any]
+    corpus: CorpusArguments
+    max_seq_length: int
+    rows: int
+    max_steps: int | None
+    mixing: Literal["example", "batch"]
+    sampling_alpha: Any
+
+
+def phases_of(nested: Mapping[str, Mapping[str, dict]], run: Defaults) -> tuple[PhaseArguments, ...]:
+    """The phases of a recipe. Raises `ValueError`, saying where, for whatever cannot be."""
+    written = nested["phases"] or {"": {}}
+    steps = _steps({name: phase.get("steps") for name, phase in written.items()}, run.max_steps)
+    own_rates = any(name in phase for phase in written.values() for name in RATE)
+    phases: list[PhaseArguments] = []
+    for name, phase in written.items():
+        where = f"phases.{name}: " if name else ""
+        mixture = {n: dict(c) for n, c in nested["mixture"].items()}
+        own = phase.get("mixture", {})
+        layers = {n: [mixture.get(n, {}), _common(phase), own.get(n, {})] for n in {**mixture, **own}}
+        layers = layers or {name: [_common(phase)]}
+        try:
+            if "weight" in phase:
+                raise ValueError("weight belongs to a component of the mixture, not to a phase")
+            components = tuple(_component(n, parts, run) for n, parts in layers.items())
+            components = tuple(c for c in components if c.weight != (0, 0))
+            if not all(sum(c.weight[end] for c in components) for end in (0, 1)):
+                raise ValueError("the weights of a mixture must not all be 0")
+            alpha = pair(phase.get("sampling_alpha", run.sampling_alpha), "sampling_alpha")
+            mixing = phase.get("mixing", run.mixing)
+            if mixing not in ("example", "batch"):
+                raise ValueError(f"mixing must be 'example' or 'batch', not {mixing!r}")
+            rows = phase.get("per_device_train_batch_size", run.rows)
+            if not isinstance(rows, int) or rows < 1:
+                raise ValueError(f"per_device_train_batch_size must be a whole number above 0, not {rows!r}")
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+        rate = {key: phase[key] for key in RATE if key in phase} if own_rates else None
+        moving = "sampling_alpha" in phase or any("weight" in e or _of_objective(e) for e in (phase, *own.values()))
+        phases.append(PhaseArguments(name, steps[name], rows, components, mixing, alpha, rate, moving))
+    return _named(phases, bool(nested["mixture"]))
+
+
+def _of_objective(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has settings of its objective."""
+    known = {*PHASE, "weight", "objective", "max_seq_length", *(f.name for f in fields(CorpusArguments))}
+    return not set(entry) <= known
+
+
+def _common(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """What a phase says of its components."""
+    return {key: value for key, value in phase.items() if key not in PHASE}
+
+
+def _component(name: str, layers: Sequence[Mapping[str, Any]], run: Defaults) -> ComponentArguments:
+    """A component from the layers that speak of it, the nearest last."""
+    objective_name, settings = run.objective_name, dict(run.settings)
+    corpus, length, weight = run.corpus, run.max_seq_length, (1.0, 1.0)
+    hints = get_type_hints(CorpusArguments)
+    for layer in layers:
+        if layer.get("objective", objective_name) != objective_name:
+            objective_name, settings = str(layer["objective"]), {}
+        rest = {}
+        for key, value in layer.items():
+            if key == "weight":
+                weight = pair(value, f"{name}: weight") or weight
+            elif key == "max_seq_length":
+                if not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{name}: max_seq_length must be a whole number above 0, not {value!r}")
+                length = value
+            elif key in hints:
+                if key == "corpus" and "validation_file" not in layer:
+                    corpus = replace(corpus, validation_file=None)  # another corpus's
+                try:
+                    corpus = replace(corpus, **{key: convert(as_text(value), hints[key])})
+                except (ValueError, ArgumentTypeError) as error:
+                    raise ValueError(f"{name}: {key}: {error}") from None
+            elif key in PHASE:
+                raise ValueError(f"{name}: {key} belongs to a phase or to the run, not to a component")
+            elif key != "objective":
+                rest[key] = value
+        arguments = [f"--{key}={as_text(value)}" for key, value in rest.items() if value is not None]
+        try:
+            settings |= settings_from_arguments(objective_name, arguments, ("weight", "max_seq_length", *hints))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}" if name else str(error)) from None
+    if min(weight) < 0:
+        raise ValueError(f"{name}: weight must not be negative")
+    objective = get_objective(objective_name, **settings)
+    return ComponentArguments(name, name, weight, objective_name, objective, corpus, length)
+
+
+def _named(phases: list[PhaseArguments], mixed: bool) -> tuple[PhaseArguments, ...]:
+    """With names of components that tell them apart: one name in two phases only where nothing differs but weights.
+
+    Of a name that stands for several, each gets the name of its first phase in front.
+    """
+    meanings: dict[str, dict[str, str]] = {}  # name → definition → first phase
+    for phase in phases:
+        for component in phase.components:
+            name = component.name or component.objective_name
+            meanings.setdefault(name, {}).setdefault(_definition(component), phase.name)
+    named = []
+    for phase in phases:
+        components = []
+        for component in phase.components:
+            name = component.name or component.objective_name
+            if len(meanings[name]) > 1:
+                name = f"{meanings[name][_definition(component)]}-{name}"
+            components.append(replace(component, name=name, base=component.base if mixed else ""))
+        named.append(replace(phase, components=tuple(components)))
+    return tuple(named)
+
+
+def _definition(component: ComponentArguments) -> str:
+    return repr(replace(component, weight=(0.0, 0.0)))
+
+
+def _steps(written: Mapping[str, Any], total: int | None) -> dict[str, int]:
+    """Steps of each phase: whole numbers, shares below 1 of `total`, and the rest for one that says nothing.
+
+    Raises `ValueError` for steps that are not positive, or do not add up to `total` (`None`: whatever they add up to).
+    """
+    for name, value in written.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and (not number or value <= 0 or (value >= 1 and value != int(value))):
+            raise ValueError(f"phases.{name}: steps must be a whole number above 0, or a share below 1, not {value!r}")
+    silent = [name for name, value in written.items() if value is None]
+    if len(silent) > 1:
+        raise ValueError(f"phases: {' and '.join(silent)} do not say their steps; at most one phase takes the rest")
+    whole = all(value is not None and value >= 1 for value in written.values())
+    if total is None:
+        if not whole:
+            raise ValueError("phases whose steps are shares, or the rest, need --max_steps")
+        return {name: int(value) for name, value in written.items()}
+    exact = {name: value if value >= 1 else value * total for name, value in written.items() if value is not None}
+    for name in silent:
+        exact[name] = total - sum(exact.values())
+    if abs(sum(exact.values()) - total) > 0.5:
+        raise ValueError(f"the steps of the phases add up to {sum(exact.values()):g}, and max_steps is {total}")
+    steps, begin, done = {}, 0.0, 0
+    for name in written:
+        begin += exact[name]
+        steps[name] = round(begin) - done
+        done = round(begin)
+        if steps[name] < 1:
+            raise ValueError(f"phases.{name} has no steps: {exact[name]:g} of {total}; raise max_steps or its share")
+    return steps
+
+
+def pair(value: Any, name: str) -> tuple[float, float] | None:
+    """Begin and end of a value that may move: a number, or two. Raises `ValueError` for anything else.
+
+    >>> pair("0.7,0.3", "sampling_alpha"), pair(2, "weight")
+    ((0.7, 0.3), (2.0, 2.0))
+    """
+    if value is None:
+        return None
+    values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"{name} must be a number, or two: the begin and the end, not {value!r}")
+    return numbers[0], numbers[-1]
