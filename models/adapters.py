@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
@@ -54,6 +57,9 @@ IA3_TARGETS: dict[str, tuple[list[str], list[str]]] = {
     "xlnet": (["ff.layer_2"], ["ff.layer_2"]),
 }
 """Keys, values and the input of the second feed-forward matrix; the second list names those whose input is scaled."""
+
+
+_FACTOR = re.compile(r"lora_[AB]\.")
 
 
 @dataclass
@@ -95,8 +101,6 @@ def check_adapter(args: AdapterArguments, model: PreTrainedModel, task: str | No
             reason = "prefixes are keys and values, and its attention takes none from outside (no past_key_values)"
         elif args.peft != "prefix" and task == "question_answering":
             reason = "virtual tokens before the text would shift the answers' positions; use prefix, or lora"
-    elif args.peft == "adalora" and task != "sequence_classification":
-        reason = "its regulariser needs the loss of a classifier; use lora"
     if reason:
         what = f"{kind} in {task.replace('_', ' ')}" if task == "question_answering" else kind
         raise ValueError(f"--peft {args.peft} does not work with {what}: {reason}")
@@ -118,16 +122,11 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, task: str | None
     except ImportError as error:
         raise ImportError("--peft needs peft: pip install 'pretrain-zoo[finetune]'") from error
     check_adapter(args, model, task)
-    # peft's question-answering class drops token types, so the plain one is used, which passes everything on.
-    plain = task != "sequence_classification" and args.peft != "prefix"
-    common: dict[str, Any] = {
-        "task_type": None if plain else ("SEQ_CLS" if task == "sequence_classification" else "QUESTION_ANS"),
-        "modules_to_save": list(trained) or None,
-        "base_model_name_or_path": _origin(model),
-    }
+    common: dict[str, Any] = {"modules_to_save": list(trained) or None, "base_model_name_or_path": _origin(model)}
     if args.peft in VIRTUAL_TOKENS:
+        common["task_type"] = "QUESTION_ANS" if task == "question_answering" else "SEQ_CLS"
         config = _virtual_token_config(args, model, common)
-    else:
+    else:  # peft's class for question answering drops token types, so the plain one is used, which passes all on
         config = _weight_config(args, model, common)
     return peft.get_peft_model(model, config)
 
@@ -194,9 +193,27 @@ def _virtual_token_config(args: AdapterArguments, model: PreTrainedModel, common
     return peft.PromptEncoderConfig(encoder_hidden_size=model.config.hidden_size, **common)
 
 
-def save_adapter(model: Any, folder: str | Path) -> None:
-    """Write the adapters, with the modules trained beside them, in peft's layout."""
-    model.save_pretrained(folder, save_embedding_layers=False)
+def save_adapter(model: Any, folder: str | Path, **options: Any) -> None:
+    """Write the adapters, with the modules trained beside them, in peft's layout; options are `save_pretrained`'s."""
+    model.save_pretrained(folder, save_embedding_layers=False, **options)
+
+
+def read_adapter(model: Any, folder: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a folder that `save_adapter` wrote of such a model. Raises `ValueError` if they are of another."""
+    import peft
+
+    tensors = load_file(Path(folder, "adapter_model.safetensors"))
+    own = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
+        raise ValueError("its adapters are not those of this model")
+    return tensors
+
+
+def set_adapter(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Take over what `read_adapter` read."""
+    import peft
+
+    peft.set_peft_model_state_dict(model, tensors)
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> Any:
@@ -255,15 +272,32 @@ def training_callbacks(model: nn.Module) -> list[TrainerCallback]:
 
 
 class _ShareOutRanks(TrainerCallback):
-    """AdaLoRA's schedule: full ranks for a tenth of the run, then falling, final ranks for the last third."""
+    """AdaLoRA's schedule and regulariser (Zhang et al. 2023, sections 3.2 and 3.3).
+
+    Full ranks for a tenth of the run, then falling ones, final ones for the last third. The regulariser's gradient is
+    added here, so that it does not depend on who computes the loss, and evaluation is free of it.
+    """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         config = model.active_peft_config
         config.total_step = state.max_steps
         config.tinit, config.tfinal = state.max_steps // 10, state.max_steps // 3
 
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        factors = [p for name, p in model.named_parameters() if p.requires_grad and _FACTOR.search(name)]
+        penalty = orthogonality(factors) * model.active_peft_config.orth_reg_weight
+        for factor, gradient in zip(factors, torch.autograd.grad(penalty, factors), strict=True):
+            if factor.grad is not None:
+                factor.grad += gradient
+
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        model.base_model.update_and_allocate(state.global_step)  # while there are gradients, which it ranks by
+        model.base_model.update_and_allocate(state.global_step + 1)  # while there are gradients, which it ranks by
+
+
+def orthogonality(factors: list[nn.Parameter]) -> torch.Tensor:
+    """Mean distance of the factors' Gram matrices, of rank × rank, from the identity (Frobenius)."""
+    grams = [f @ f.T if len(f) < f.shape[1] else f.T @ f for f in factors]
+    return torch.stack([(g - torch.eye(len(g), device=g.device, dtype=g.dtype)).norm() for g in grams]).mean()
 
 
 class _KeepPromptEncoder(TrainerCallback):

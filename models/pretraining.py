@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .adapters import read_adapter, save_adapter, set_adapter
 from .attention_masks import check_document_attention, document_positions, model_masks
+from .bidirectional import is_causal_only, load_bidirectional
 from .families import FAMILIES
 from .masked_positions import LabelledRows, attach, stock_model
 from .router_losses import Routers
@@ -210,6 +212,8 @@ class PretrainingModel(PreTrainedModel):
     ) -> None:
         """Write `main` as a plain checkpoint, and what lies outside it, if anything, to `HEADS_FILE` beside it.
 
+        Of a `main` with adapters these alone are written, since the rest is in the checkpoint they were put on.
+
         Args:
             save_directory: the folder, made if it is not there.
             state_dict: state of this model to write instead of its own, gathered by FSDP or DeepSpeed; prefixes of
@@ -221,7 +225,8 @@ class PretrainingModel(PreTrainedModel):
         state = self.state_dict() if state_dict is None else state_dict
         state = {_WRAPPERS.sub("", f".{name}").lstrip("."): value for name, value in state.items()}
         main = self.plain_state(state)
-        self.main.save_pretrained(save_directory, state_dict=main, is_main_process=is_main_process, **kwargs)
+        save = save_adapter if hasattr(self.main, "peft_config") else type(self.main).save_pretrained
+        save(self.main, save_directory, state_dict=main, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
         file = Path(save_directory) / HEADS_FILE
@@ -245,7 +250,10 @@ class PretrainingModel(PreTrainedModel):
                 f"cannot load the checkpoint {directory}: {error}. "
                 "It is incomplete, corrupt or of another model; use another checkpoint"
             ) from error
-        stock_model(self.main).load_state_dict(main)
+        if hasattr(self.main, "peft_config"):
+            set_adapter(self.main, main)
+        else:
+            self.main.load_state_dict(main)
         with torch.no_grad():
             for name, parameter in self._outside().items():
                 parameter.copy_(extra[name])
@@ -261,6 +269,8 @@ class PretrainingModel(PreTrainedModel):
         return loaded
 
     def _read_main(self, directory: Path) -> dict[str, Tensor]:
+        if hasattr(self.main, "peft_config"):
+            return read_adapter(self.main, directory)
         if not (directory / "config.json").is_file():
             raise ValueError("it has no config.json")
         stock: Any = stock_model(self.main)
@@ -339,8 +349,12 @@ def build_model(
         if backbone.config.model_type == "xlnet":
             raise ValueError("XLNet is causal only under a permutation mask; use a causal backbone, such as gpt2-tiny")
         known = backbone.config.to_dict()
-        overrides = {name: True for name in ("is_decoder", "causal") if name in known}  # else encoders see ahead
-    main = backbone.load(AUTO_CLASSES[objective.architecture], **overrides)
+        # else encoders see ahead, and causal models that were made bidirectional
+        overrides = {name: True for name in ("is_decoder", "causal", "is_causal") if name in known}
+    if objective.architecture == "masked_lm" and is_causal_only(backbone.config):
+        main = load_bidirectional(backbone)
+    else:
+        main = backbone.load(AUTO_CLASSES[objective.architecture], **overrides)
     model = model_class(objective, main, objective.heads(main, vocabulary))
     if backbone.checkpoint is not None:
         model.load_heads(backbone.checkpoint)

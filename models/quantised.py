@@ -6,6 +6,7 @@ stay in full precision, since they are trained. Works on GPUs and, more slowly, 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,21 @@ def check_quantisable(model: PreTrainedModel) -> None:
             f"bare parameters ({', '.join(sorted(missed, key=lambda k: -missed[k])[:3])}), which bitsandbytes "
             "does not see; use another backbone, or --peft without --load_in_8bit and --load_in_4bit"
         )
+
+
+def settle(model: PreTrainedModel) -> None:
+    """Have 4-bit weights on a CPU stay as they were read, whatever is computed with them.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks them at the first pass in evaluation mode, with coarser scales, for a
+    kernel that has no gradient: training after an evaluation would then go wrong in silence. Its message for each
+    product of 8-bit weights with float32 inputs goes too.
+    """
+    import bitsandbytes
+
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_quantised(model: Any) -> bool:

@@ -9,14 +9,18 @@ from typing import Any, Literal
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from .adapters import load_adapter, save_adapter, without_adapter
 from .masked_positions import stock_model
 from .pooled_classifier import pooled_classifier
+from .quantised import is_quantised, settle
 
 Task = Literal["sequence_classification", "question_answering"]
 AUTO_CLASSES: dict[str, Any] = {
@@ -27,6 +31,15 @@ TASK_CONFIG = "task_config.json"
 """Config of the adapted model, beside its adapters; not `config.json`, which would say that the weights are there."""
 BASE = "base"
 """Folder of the frozen weights beside the adapters, where no checkpoint has them."""
+
+
+def renamed_keys(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, str] | None:
+    """`key_mapping` for `from_pretrained`, where the class calls its backbone otherwise than the family's other models.
+
+    LLaMA's model for question answering does, and without it every weight would be drawn anew.
+    """
+    usual, own = AutoModel._model_mapping[type(config)].base_model_prefix, model_class.base_model_prefix
+    return {rf"^{usual}\.": f"{own}."} if usual and usual != own else None
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -87,8 +100,15 @@ def load_saved(folder: str | Path, *, quantised: bool = True, dtype: torch.dtype
     if getattr(config, "pooled_classifier", None):
         model_class = pooled_classifier(config)
     model = model_class.from_pretrained(
-        source, config=config, use_safetensors=True, ignore_mismatched_sizes=adapted, **options
+        source,
+        config=config,
+        use_safetensors=True,
+        ignore_mismatched_sizes=adapted,
+        key_mapping=renamed_keys(model_class, config),
+        **options,
     )
+    if is_quantised(model):
+        settle(model)
     return load_adapter(model, folder) if adapted else model.eval()
 
 

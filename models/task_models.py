@@ -30,9 +30,9 @@ from .families import FAMILIES
 from .optimizer_groups import optimizer_groups
 from .pooled_classifier import Pooling, pooled_classifier, stock_pooling
 from .presets import Backbone, backbone, list_presets, with_settings
-from .quantised import QuantisationArguments, check_quantisable, quantisation_config
+from .quantised import QuantisationArguments, check_quantisable, quantisation_config, settle
 from .settings import dtype_named, overrides_from
-from .task_checkpoints import AUTO_CLASSES, Task, is_adapter, load_saved, save_task_model, size_report
+from .task_checkpoints import AUTO_CLASSES, Task, is_adapter, load_saved, renamed_keys, save_task_model, size_report
 
 __all__ = [
     "TaskModelArguments",
@@ -99,6 +99,8 @@ def load_tokenizer(args: TaskModelArguments) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     if model in list_presets():
         kind = FAMILIES[model.rpartition("-")[0]].model_type
+    elif is_adapter(model):
+        kind = ""  # its tokenizer was saved with the side it was trained with
     else:
         kind = AutoConfig.from_pretrained(model, trust_remote_code=False).model_type
     if kind == "xlnet":
@@ -234,10 +236,13 @@ def _load(
         config=config,
         use_safetensors=True,
         trust_remote_code=False,
+        key_mapping=renamed_keys(model_class, config),
         ignore_mismatched_sizes=True,  # a head for other labels gives way to a new one
         output_loading_info=True,
         **options,
     )
+    if quantise:
+        settle(model)
     fresh = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
     own = tuple(f"{module}." for module in task_modules(model, fresh))
     lost = [name for name in fresh if not name.startswith(own)]

@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         settings, texts = split_texts(given.objective, remaining)
         objective = objective_from_arguments(given.objective, settings, [action.dest for action in parser._actions])
         corpus = CorpusArguments()
-        model = ModelArguments(default_model(given.objective), given.tokenizer_name)
+        model = ModelArguments(model_name_or_path=default_model(given.objective), tokenizer_name=given.tokenizer_name)
         tokenizer = get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective.special_tokens)
         lines = show(objective, tokenizer, texts or TEXTS, given.max_seq_length, given.seed)
     except (ValueError, OSError) as error:
