@@ -59,10 +59,14 @@ class FinetuneArguments(TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         if self.output_dir is None:
             self.output_dir = "runs/glue"
-        self.save_strategy, self.save_steps = self.eval_strategy, self.eval_steps or self.save_steps
+        self.save_strategy = self.eval_strategy
+        if self.eval_strategy == "steps":
+            self.eval_steps = self.eval_steps or self.logging_steps
+            self.save_steps = self.eval_steps
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
         self.metric_for_best_model, self.greater_is_better = "eval_score", True
         self.remove_unused_columns = False
         super().__post_init__()
+        self._n_gpu = min(self.n_gpu, 1)  # DataParallel would count rows otherwise; launch processes instead
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs evaluations and --load_best_model_at_end")

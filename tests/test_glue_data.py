@@ -123,6 +123,28 @@ def test_hub_columns():
         from_dataset(GLUE["mnli"], Dataset.from_dict({"premise": ["a"], "label": [0]}))
 
 
+def test_hub_splits_of_mnli(monkeypatch):
+    import datasets
+
+    def load(name, configuration):
+        columns = {"premise": ["a"], "hypothesis": [configuration], "idx": [0], "label": [1]}
+        names = ["train", *(f"{split}_{kind}matched" for split in ("validation", "test") for kind in ("", "mis"))]
+        return {
+            split: datasets.Dataset.from_dict(columns) for split in (names if configuration == "mnli" else ["test"])
+        }
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    splits = load_task(GLUE["mnli"])
+    assert set(splits) == set(GLUE["mnli"].splits) and splits["ax"].texts[1] == ["ax"]
+
+    def fail(name, configuration):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match="no network. Give a folder"):
+        load_task(GLUE["cola"])
+
+
 # tasks of one's own
 
 
