@@ -27,7 +27,6 @@ from rich.text import Text
 from pretrain_zoo.models.bidirectional import is_lifted
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
-from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
 from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
@@ -87,8 +86,6 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         objective.check(vocabulary, parts.config)
         if run.model.peft:
             parts = trained_backbone(parts, run.model)
-        if run.model.peft:
-            parts = trained_backbone(parts, run.model)
         corpora = get_all_data(run, tokenizer, cache_dir)
     if run.phases:
         train_dataset, eval_dataset = get_phased_datasets(run, corpora, vocabulary)
@@ -99,8 +96,6 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         console.print(text, markup=False)
     transformers.set_seed(args.seed)
     model = objective.build(parts, vocabulary)
-    if run.model.peft:
-        console.print(put_adapters(model, run.model))
     if run.model.peft:
         console.print(put_adapters(model, run.model))
     parameters = sum(p.numel() for p in model.parameters())
@@ -136,8 +131,6 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     history = trainer.state.log_history
     metrics = next((log for log in history if "eval_loss" in log and log["step"] == trainer.state.global_step), None)
     metrics = metrics or trainer.evaluate()
-    if run.model.peft:
-        merge_adapters(model, folder / FOLDER if args.process_index == 0 else None)
     if run.model.peft:
         merge_adapters(model, folder / FOLDER if args.process_index == 0 else None)
     trainer.save_model(str(folder))
