@@ -67,6 +67,7 @@ def wider(model: PreTrainedModel, factor: int, seed: int = 0) -> PreTrainedModel
     )
     random = torch.Generator().manual_seed(seed)
     modules, seen = dict(made.named_modules()), set()
+    table = made.get_input_embeddings()
     with torch.no_grad():
         for name, old in model.named_parameters():
             new = made.get_parameter(name)
@@ -74,12 +75,14 @@ def wider(model: PreTrainedModel, factor: int, seed: int = 0) -> PreTrainedModel
                 continue
             seen.add(id(new))
             owner, _, _ = name.rpartition(".")
-            new.copy_(_grown(old.cpu(), new, modules[owner], FUSED.get(owner.rpartition(".")[2], 1), random))
+            # a tied table may go by the name of the output's linear layer
+            module = table if new is table.weight else modules[owner]
+            new.copy_(_grown(old.cpu(), new, module, FUSED.get(owner.rpartition(".")[2], 1), random))
         output, source = made.get_output_embeddings(), model.get_output_embeddings()
-        if output is not None and output.weight is made.get_input_embeddings().weight:
+        if output is not None and output.weight is table.weight:
             times = output.weight.shape[1] // source.weight.shape[1]  # type: ignore[union-attr]
-            (norm,) = [module for name, module in modules.items() if name.endswith(LAST_NORM)]
-            for parameter in norm.parameters():
+            norms = [module for name, module in modules.items() if name.endswith(LAST_NORM)]
+            for parameter in [p for norm in norms for p in norm.parameters()] if times > 1 else []:
                 parameter.div_(times)
     return made.to(model.device).train(model.training)  # type: ignore[arg-type]
 

@@ -104,7 +104,7 @@ class Group:
 def neuron_groups(model: PreTrainedModel) -> list[Group]:
     """The feed-forward layers of a model. Raises `ValueError` for a family that is not in `NEURONS`."""
     groups = _groups(model, NEURONS, "neurons")
-    return [Group(i, o, s.parts, weight_rows(o).shape[1], name) for s, name, i, o in groups]
+    return [Group(i, o, s.parts, _inputs(o), name) for s, name, i, o in groups]
 
 
 def head_groups(model: PreTrainedModel) -> list[Group]:
@@ -112,7 +112,7 @@ def head_groups(model: PreTrainedModel) -> list[Group]:
     config: Any = model.config
     size = config.hidden_size // config.num_attention_heads
     groups = _groups(model, HEADS, "attention heads")
-    return [Group(i, o, s.parts, weight_rows(o).shape[1] // size, name) for s, name, i, o in groups]
+    return [Group(i, o, s.parts, _inputs(o) // size, name) for s, name, i, o in groups]
 
 
 def _groups(model: PreTrainedModel, table: dict[str, tuple[Shape, ...]], what: str):
@@ -129,6 +129,11 @@ def _groups(model: PreTrainedModel, table: dict[str, tuple[Shape, ...]], what: s
             inputs = [modules[f"{parent}{each}"] for each in shape.inputs]
             found.append((shape, f"{parent}{shape.output}", inputs, modules[f"{parent}{shape.output}"]))
     return found
+
+
+def _inputs(linear: nn.Module) -> int:
+    """Inputs of a linear layer, quantised ones too, whose weights may be packed."""
+    return weight_rows(linear).shape[1] if isinstance(linear, Conv1D) else int(linear.in_features)  # type: ignore[arg-type]
 
 
 def _cut(module: nn.Module, index: Tensor, axis: int) -> None:

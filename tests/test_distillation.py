@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from pretrain_zoo.models.flops import flops_per_token
 from pretrain_zoo.models.presets import Backbone
 from pretrain_zoo.models.projections import PROJECTIONS
 from pretrain_zoo.models.teacher_student import TeacherStudent, layer_map, places
@@ -21,7 +22,8 @@ SIZE, PAD, CLS, SEP, MASK = 61, 0, 2, 3, 4
 ALL = {"hidden_weight": 1.0, "attention_weight": 1.0, "relation_weight": 1.0, "relation_heads": 4}
 TAUGHT = ("soft", "cosine", "hidden", "attention", "relations")
 NONE = {"soft_weight": 0.0, "student_weight": 0.0, "cosine_weight": 0.0}
-AUTO = {"gpt2": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}
+AUTO = {"gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
+AUTO |= {"t5": AutoModelForSeq2SeqLM, "bart": AutoModelForSeq2SeqLM}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,12 @@ def config(kind="bert", layers=2, hidden=32, heads=2, **more):
         return AutoConfig.for_model(
             "t5", vocab_size=SIZE, d_model=hidden, d_kv=8, d_ff=32, num_layers=layers, num_heads=heads, pad_token_id=PAD
         )
+    if kind == "bart":
+        stack = {"layers": layers, "attention_heads": heads, "ffn_dim": 48}
+        both = {f"{side}_{n}": value for side in ("encoder", "decoder") for n, value in stack.items()}
+        both |= {"vocab_size": SIZE, "d_model": hidden, "max_position_embeddings": 80, "forced_eos_token_id": SEP}
+        ids = {"pad_token_id": PAD, "bos_token_id": CLS, "eos_token_id": SEP, "decoder_start_token_id": CLS}
+        return AutoConfig.for_model("bart", **both | ids)
     settings = {"vocab_size": SIZE, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
     settings |= {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": PAD}
     if kind == "deberta-v2":
@@ -341,6 +349,62 @@ def test_a_student_that_is_its_teacher_learns_nothing(vocabulary, teachers, kind
     assert total == count
 
 
+OTHERS = [
+    ("distillation(clm)", "gpt2", {"hidden_weight": 1.0}),
+    ("distillation(clm)", "llama", {"hidden_weight": 1.0, "soft_on": "labels"}),
+    ("distillation(span_corruption)", "t5", {}),
+    ("distillation(mass)", "bart", {}),
+]
+"""Decoders and encoder-decoders with all the terms that they have."""
+
+
+@pytest.mark.parametrize(("name", "kind", "settings"), OTHERS)
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon"])
+def test_decoders_that_are_their_teachers_learn_nothing(vocabulary, teachers, name, kind, settings, divergence):
+    objective = get_objective(name, teacher=teachers(kind), divergence=divergence, **settings)
+    # T5's positions are learned, and sdpa takes another kernel where they need gradients: last bits differ
+    attention = "eager" if kind == "t5" else None
+    model = objective.build(Backbone(config(kind), teachers(kind), attention), vocabulary).eval()
+    batch = batch_of(objective, vocabulary, texts(low=12))
+    sums = model(**batch).sums
+    taught = set(TAUGHT) & set(objective.terms)
+    assert taught >= {"soft", "cosine"} and all(sums[term].item() == 0.0 for term in taught)
+    assert all(sums[term] > 0 for term in set(objective.terms) - taught)
+
+
+@pytest.mark.parametrize(("name", "kind", "settings"), OTHERS)
+def test_padding_and_splits_of_decoders_do_not_matter(vocabulary, teachers, name, kind, settings):
+    objective, model = build(vocabulary, teachers(kind), name, kind, **settings)
+    model, rows = model.double(), texts(4, low=12)
+    whole = batch_of(objective, vocabulary, rows)
+    wide = batch_of(objective, vocabulary, rows, multiple=40)
+    assert wide["input_ids"].shape[1] > whole["input_ids"].shape[1]
+    halves = [batch_of(objective, vocabulary, rows[i : i + 2], first=i) for i in (0, 2)]
+    once = model(**whole).sums
+    wider, parts = model(**wide).sums, [model(**half).sums for half in halves]
+    assert {"soft", "cosine"} < set(once)
+    for term, value in once.items():
+        assert value > 0
+        torch.testing.assert_close(wider[term], value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(sum(part[term] for part in parts), value, rtol=1e-9, atol=1e-9)
+        counts = [objective.counts(batch)[term] for batch in (whole, wide, *halves)]
+        assert counts[0] == counts[1] == counts[2] + counts[3]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("gpt2", "distillation(clm)"), ("bart", "distillation(mass)")])
+def test_soft_targets_of_decoders(vocabulary, teachers, kind, name):
+    """Against plain models, every position."""
+    objective, model = build(vocabulary, teachers(kind), name, kind, temperature=3.0)
+    batch = batch_of(objective, vocabulary, texts(low=12))
+    inputs = model.student.inputs(batch)
+    trained = AUTO[kind].from_pretrained(teachers(kind)).eval()
+    with torch.no_grad():
+        ours, theirs = (m(**inputs).logits.flatten(0, 1) for m in (model.main, trained))
+    where = batch["label_positions"] if kind == "bart" else batch["attention_mask"].flatten().nonzero().flatten()
+    q, p = (log_softmax(x[where] / 3) for x in (ours, theirs))
+    assert losses_of(objective, model, batch)["soft"].item() == pytest.approx(9 * kl(p, q).mean(), rel=1e-4)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_and_splits_do_not_matter(vocabulary, teachers, side):
     objective, model = build(vocabulary, teachers(), **ALL)
@@ -469,6 +533,49 @@ def test_teacher_in_half_precision(vocabulary, teachers):
         assert value.item() == pytest.approx(losses_of(*full, batch)[name].item(), rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "nf4", "fp4"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # bitsandbytes says how it computes on CPUs
+def test_quantised_teacher(vocabulary, teachers, tmp_path, dtype):
+    pytest.importorskip("bitsandbytes")
+    wide = {"hidden": 64, "intermediate_size": 64}  # 4-bit kernels of CPUs want multiples of 32
+    teacher = teachers(layers=4, **wide)
+    settings = {"teacher_dtype": dtype, "student_layers": (0, 2), "hidden_weight": 1.0, "layer_map": (1, 3)}
+    objective, model = build(vocabulary, teacher, model=wide, **settings)
+    kinds = {type(module).__name__ for module in model.teacher.modules()}
+    assert ("Linear8bitLt" if dtype == "int8" else "Linear4bit") in kinds
+    source = AutoModelForMaskedLM.from_pretrained(teacher)
+    untouched = objective.build(Backbone(config(layers=2, **wide)), vocabulary)
+    ours, theirs = untouched.main.bert.encoder.layer[1], source.bert.encoder.layer[2]
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    batch = batch_of(objective, vocabulary, texts())
+    output = model(**batch, want=("teacher_logits",))
+    exact = build(vocabulary, teacher, model=wide, **{**settings, "teacher_dtype": None})[1]
+    expected = exact(**batch, want=("teacher_logits",)).outputs["teacher_logits"]
+    close = F.cosine_similarity(output.outputs["teacher_logits"].float(), expected).mean()
+    assert (0.8 if dtype == "fp4" else 0.9) < close < 0.9999999
+    sum(output.sums.values()).backward()
+    assert all(p.dtype == torch.float32 and p.grad is not None for p in model.parameters())
+    model.save_pretrained(tmp_path)
+    assert "quantization_config" not in (tmp_path / "config.json").read_text()
+
+
+def test_perplexity_is_that_of_the_own_loss():
+    assert get_objective("distillation(mlm)").perplexity_term == "mlm"
+    relations = {"soft_weight": 0, "student_weight": 0, "cosine_weight": 0, "relation_weight": 1}
+    assert get_objective("distillation(mlm)", **relations).perplexity_term is None
+    assert get_objective("distillation(mlm+nsp)").perplexity_term is None
+    assert get_objective("clm").perplexity_term == "clm" and get_objective("mlm+nsp").perplexity_term is None
+
+
+def test_flops_of_the_teacher_are_counted(vocabulary, teachers):
+    """By hand: a third of the teacher's training, on the positions that a loss reads."""
+    for settings, share in (({}, 1.0), ({"soft_on": "labels"}, 0.15), ({"soft_weight": 0.0}, 0.0)):
+        model = build(vocabulary, teachers(layers=4), **settings)[1]
+        student = flops_per_token(model.main, 10, share if settings.get("soft_weight", 1) else 0.15)
+        taught = flops_per_token(AutoModelForMaskedLM.from_pretrained(teachers(layers=4)), 10, share) / 3
+        assert flops_per_token(model, 10) == pytest.approx(student + taught)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(vocabulary, teachers):
     objective, model = build(vocabulary, teachers(), **ALL)
     batch = batch_of(objective, vocabulary, texts())
@@ -555,6 +662,21 @@ def test_student_layers(vocabulary, teachers):
         objective.build(Backbone(config(layers=2), teachers(layers=2)), vocabulary)
     with pytest.raises(ValueError, match="the student has 3"):
         objective.build(Backbone(config(layers=3)), vocabulary)
+
+
+def test_student_layers_of_an_encoder_decoder(vocabulary, teachers):
+    settings = {"teacher": teachers("t5", layers=4), "student_layers": (0, 3), "student_decoder_layers": (2,)}
+    objective = get_objective("distillation(span_corruption)", **settings)
+    model = objective.build(Backbone(AutoConfig.from_pretrained(settings["teacher"]), settings["teacher"]), vocabulary)
+    source = AutoModelForSeq2SeqLM.from_pretrained(settings["teacher"])
+    assert (model.config.num_layers, model.config.num_decoder_layers) == (2, 1)
+    pairs = [(model.main.encoder.block[1], source.encoder.block[3])]
+    pairs.append((model.main.decoder.block[0].layer[2], source.decoder.block[2].layer[2]))
+    for ours, theirs in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    for wrong in ({"student_decoder_layers": (0,)}, {"student_layers": (0,), "student_decoder_layers": (0,)}):
+        with pytest.raises(ValueError, match="student_decoder_layers"):
+            get_objective("distillation(mlm)", **wrong)
 
 
 def test_layer_map():
