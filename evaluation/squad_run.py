@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
+from ..models.adapters import training_callbacks
 from ..models.task_models import TaskModelArguments, load_saved, load_task_model, save_task_model, size_report
 from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
 from .finetune_arguments import LARGE, SMALL, FinetuneArguments
@@ -158,6 +159,8 @@ def run_squad(
     for callback in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
         trainer.remove_callback(callback)
     trainer.add_callback(_Lines(console))
+    for callback in training_callbacks(model):
+        trainer.add_callback(callback)
     if args.process_index == 0:
         claim_folder(folder, identity, args.overwrite_output_dir)
     trainer.accelerator.wait_for_everyone()
