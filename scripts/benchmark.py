@@ -54,7 +54,7 @@ from pretrain_zoo.scripts.benchmark_collators import (
     text_and_tokenizer,
     time_objectives,
 )
-from pretrain_zoo.scripts.benchmark_steps import rtd_against_its_networks
+from pretrain_zoo.scripts.benchmark_steps import distillation_steps, rtd_against_its_networks
 from pretrain_zoo.training.encode import encode
 
 STEP_ROWS, STEP_LENGTH, STEPS = 32, 128, 3
@@ -135,6 +135,11 @@ def print_tables(results: Mapping[str, Any], console: Console) -> None:
         console.print(
             f"replaced-token detection: a step takes {rtd['ratio']:.2f} times as long as its two networks one by one"
         )
+        for row in results["distillation_steps"]:
+            console.print(
+                f"distillation, {row['name']}: a step takes {row['ratio']:.2f} times as long as the student's and the "
+                "teacher's forward pass one by one"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -172,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         objective = get_objective("rtd")
         assert isinstance(objective, ReplacedTokenDetection)
         results["rtd_step"] = rtd_against_its_networks(objective, electra, vocabulary)
+        results["distillation_steps"] = distillation_steps(tokenizer, vocabulary)
     print_tables(results, Console())
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
