@@ -138,9 +138,9 @@ def tokenize_corpus(
 
 def _pairs_of_halves(offsets: np.ndarray) -> np.ndarray:
     """The second half of the documents as translations of the first, one by one, where both have tokens."""
-    filled = (np.diff(offsets) > 1).reshape(2, -1).all(0)
-    first = np.flatnonzero(filled)
-    return np.stack([first, first + len(filled)], axis=1)
+    pairs = (len(offsets) - 1) // 2
+    first = np.flatnonzero((np.diff(offsets) > 1).reshape(2, pairs).all(0))
+    return np.stack([first, first + pairs], axis=1)
 
 
 def _batches_by_language(texts: Iterable[str], languages: Sequence[str], done: Callable[[int], Any]) -> Iterator[Batch]:

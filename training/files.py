@@ -34,9 +34,10 @@ def open_binary(path: Path) -> BinaryIO:
         import pyarrow  # takes a moment to import
 
         stream: Any = pyarrow.input_stream(str(path), compression="zstd")
-        return io.BufferedReader(stream, 1 << 16)  # type: ignore[return-value]
+        return io.BufferedReader(stream, 1 << 16)
     if path.suffix in COMPRESSIONS:
-        return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix](path)  # type: ignore[return-value]
+        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+        return openers[path.suffix](path)
     return open(path, "rb")
 
 

@@ -83,7 +83,7 @@ def read_files(paths: Sequence[Path], columns: Sequence[str], tally: Tally) -> R
 
 def read_pairs(pairs: Sequence[tuple[Path, Path]], text_column: str, tally: Tally) -> Rows:
     """Rows of two files side by side: lines, or `text_column` where a file is a table."""
-    end = object()
+    end: Any = object()
     for pair in pairs:
         sides = []
         for path in pair:

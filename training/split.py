@@ -69,7 +69,7 @@ def _first_alike(documents: Documents, chosen: np.ndarray) -> np.ndarray:
 def _parts(chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """`chosen` in parts of about `PART_TOKENS`; `lengths` are those of the chosen documents."""
     ends = np.cumsum(lengths)
-    cuts = np.searchsorted(ends, np.arange(PART_TOKENS, ends[-1], PART_TOKENS)) if len(ends) else []
+    cuts = np.searchsorted(ends, np.arange(PART_TOKENS, ends[-1] if len(ends) else 0, PART_TOKENS))
     return np.split(chosen, np.unique(cuts))
 
 

@@ -113,6 +113,7 @@ def summary(corpus: Corpus, found: Survey, *parts: Documents) -> str:
     if corpus.parallel:
         counts = np.zeros(2)
         for part in parts:
+            assert part.languages is not None
             counts += np.bincount(part.languages, np.diff(part.offsets) - 1, minlength=2)
         tokens += f" ({', '.join(f'{name} {count:,.0f}' for name, count in zip(corpus.languages, counts))})"
     line = f"{corpus.name}: {found.documents:,} {kind}, {found.characters:,} characters, {tokens}"
