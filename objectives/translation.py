@@ -66,7 +66,7 @@ class TranslationLM(MaskedLM):
         pairs = documents.translations
         if pairs is None or not len(pairs):
             raise ValueError(
-                "tlm needs a corpus of translations: --corpus a.en,a.de (or --translation_columns) with --language en,de; "
+                "tlm needs a corpus of translations: --corpus a.en,a.de (or --translation_columns), --language en,de; "
                 "in Python, pairs of documents in Documents.translations, as tokenize_translations makes them"
             )
         room = length - sum(map(len, self.frame(vocabulary)))
