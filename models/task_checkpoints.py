@@ -33,13 +33,31 @@ BASE = "base"
 """Folder of the frozen weights beside the adapters, where no checkpoint has them."""
 
 
-def renamed_keys(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, str] | None:
-    """`key_mapping` for `from_pretrained`, where the class calls its backbone otherwise than the family's other models.
+def from_checkpoint(
+    model_class: Any, source: str, config: PreTrainedConfig, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """`from_pretrained`, and the names of the parameters that were drawn, for the checkpoint has none that fit.
 
-    LLaMA's model for question answering does, and without it every weight would be drawn anew.
+    Classes that call their backbone otherwise than the family's other models (LLaMA's for question answering) find its
+    weights too; by itself `from_pretrained` would draw them all anew.
     """
     usual, own = AutoModel._model_mapping[type(config)].base_model_prefix, model_class.base_model_prefix
-    return {rf"^{usual}\.": f"{own}."} if usual and usual != own else None
+    renamed = {rf"^{usual}\.": f"{own}."} if usual and usual != own else None
+    model, report = model_class.from_pretrained(
+        source,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # a head for other labels gives way to a new one
+        key_mapping=renamed,
+        **options,
+    )
+    if renamed:
+        model._weight_conversions = None  # else saving renames them back, and the class does not find them again
+    if is_quantised(model):
+        settle(model)
+    return model, set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -77,7 +95,8 @@ def load_saved(folder: str | Path, *, quantised: bool = True, dtype: torch.dtype
             checkpoint as it is.
         dtype: of the weights; float32 if `None`.
 
-    Raises `OSError` for a folder that holds no model, or if the checkpoint that adapters refer to is gone.
+    Raises `OSError` for a folder that holds no model, or if the checkpoint that adapters refer to is gone, `ValueError`
+    for one that lacks weights.
     """
     folder = Path(folder)
     adapted = is_adapter(folder)
@@ -94,21 +113,14 @@ def load_saved(folder: str | Path, *, quantised: bool = True, dtype: torch.dtype
             if isinstance(quantisation, dict):
                 quantisation = BitsAndBytesConfig.from_dict(quantisation)
             options["quantization_config"] = quantisation
-    name = config.architectures[0]
+    name = (config.architectures or [""])[0]
     task = "question_answering" if "QuestionAnswering" in name else "sequence_classification"
     model_class = AUTO_CLASSES[task]._model_mapping[type(config)]
     if getattr(config, "pooled_classifier", None):
         model_class = pooled_classifier(config)
-    model = model_class.from_pretrained(
-        source,
-        config=config,
-        use_safetensors=True,
-        ignore_mismatched_sizes=adapted,
-        key_mapping=renamed_keys(model_class, config),
-        **options,
-    )
-    if is_quantised(model):
-        settle(model)
+    model, drawn = from_checkpoint(model_class, source, config, **options)
+    if drawn and not adapted:
+        raise ValueError(f"{folder} has no weights for {min(drawn)} ({len(drawn)} in all): it is not a whole model")
     return load_adapter(model, folder) if adapted else model.eval()
 
 

@@ -30,9 +30,9 @@ from .families import FAMILIES
 from .optimizer_groups import optimizer_groups
 from .pooled_classifier import Pooling, pooled_classifier, stock_pooling
 from .presets import Backbone, backbone, list_presets, with_settings
-from .quantised import QuantisationArguments, check_quantisable, quantisation_config, settle
+from .quantised import QuantisationArguments, check_quantisable, quantisation_config
 from .settings import dtype_named, overrides_from
-from .task_checkpoints import AUTO_CLASSES, Task, is_adapter, load_saved, renamed_keys, save_task_model, size_report
+from .task_checkpoints import AUTO_CLASSES, Task, from_checkpoint, is_adapter, load_saved, save_task_model, size_report
 
 __all__ = [
     "TaskModelArguments",
@@ -231,19 +231,7 @@ def _load(
         check_quantisable(shell)
         skip = task_modules(shell, {name for name, _ in shell.named_parameters()})
         options["quantization_config"] = quantisation_config(args, skip)
-    model, report = model_class.from_pretrained(
-        parts.checkpoint,
-        config=config,
-        use_safetensors=True,
-        trust_remote_code=False,
-        key_mapping=renamed_keys(model_class, config),
-        ignore_mismatched_sizes=True,  # a head for other labels gives way to a new one
-        output_loading_info=True,
-        **options,
-    )
-    if quantise:
-        settle(model)
-    fresh = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
+    model, fresh = from_checkpoint(model_class, parts.checkpoint, config, **options)
     own = tuple(f"{module}." for module in task_modules(model, fresh))
     lost = [name for name in fresh if not name.startswith(own)]
     if lost:

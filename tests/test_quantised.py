@@ -3,10 +3,10 @@
 import pytest
 import torch
 from small_models import CLASSES, FAMILIES, QUESTIONS, batch, load, logits, make_checkpoint, targets, train, trainable
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, set_seed
 
 from pretrain_zoo.models.adapters import merge
-from pretrain_zoo.models.quantised import QuantisationArguments, is_quantised, quantisation_config
+from pretrain_zoo.models.quantised import QuantisationArguments, is_quantised, quantisation_config, settle
 from pretrain_zoo.models.task_models import load_saved, save_task_model, size_report
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -65,10 +65,8 @@ def test_gradients_after_an_evaluation(bits, checkpoints, texts):
     columns, labels = batch(tokenizer, model, texts[:4]), targets(CLASSES, 4)
 
     def gradients():
+        set_seed(0)  # the same dropout
         model.train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
         model.zero_grad()
         model(**columns, **labels).loss.backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -137,7 +135,8 @@ def test_quantised_without_adapters(bits, checkpoints, texts, tmp_path):
     assert changed == trainable(probe) and all(name.startswith("classifier") for name in changed)
     save_task_model(probe, tmp_path / "probe")
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "probe")
-    torch.testing.assert_close(logits(stock, columns), logits(probe, columns), atol=0.02, rtol=0.02)
+    settle(stock)  # bitsandbytes' repacking fails on matrices narrower than a block of 64
+    assert torch.equal(logits(stock, columns), logits(probe, columns))
 
 
 def test_dora_and_pooling_on_4_bits(checkpoints, texts, tmp_path):

@@ -63,9 +63,9 @@ def checkpoints(wordpiece_tokenizer, tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_and_tasks(family, task, checkpoints, texts, tmp_path):
     tokenizer, model = load(checkpoints(family), task)
-    weights = load_file(checkpoints(family) / "model.safetensors")
-    kept = [w for w in weights.values() if any(w.shape == p.shape and torch.equal(w, p) for p in model.parameters())]
-    assert len(kept) >= 0.8 * len(weights)  # all but the language model's head
+    weights = AutoModel.from_pretrained(checkpoints(family)).parameters()
+    kept = [any(w.shape == p.shape and torch.equal(w, p) for p in model.parameters()) for w in weights]
+    assert sum(kept) >= len(kept) - 2  # all but a pooler
     columns = batch(tokenizer, model, texts[:4])
     losses, changed = train(model, columns, targets(task, 4))
     assert losses[-1] < losses[0] and changed <= trainable(model)
