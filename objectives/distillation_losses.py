@@ -47,8 +47,10 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, temperature: float, kind: str) -> Tensor:
-        wants = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(student, memory_format=torch.contiguous_format) if wants else None
+        ctx.dtype = student.dtype
+        # as wide as the loss, since what loss scaling saves from vanishing in float16 would vanish here before it
+        kept = wide(student[:0]).dtype
+        gradient = torch.empty(student.shape, dtype=kept, device=student.device) if ctx.needs_input_grad[0] else None
         rows = (1 << 18 if student.device.type == "cpu" else 1 << 26) // max(student.shape[1], 1) + 1
         found = []
         for start in range(0, len(student), rows):
@@ -79,7 +81,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *along: Tensor):
         (gradient,) = ctx.saved_tensors
-        return gradient * along[0][:, None].to(gradient.dtype), None, None, None
+        return (gradient * along[0][:, None]).to(ctx.dtype), None, None, None
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -166,6 +166,32 @@ def test_squared_temperature_keeps_the_size_of_the_gradient(vocabulary, teachers
     assert norms[10.0] / norms[40.0] == pytest.approx(1, abs=0.1)  # 16 without the factor
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jensen_shannon"])
+def test_small_gradients_survive_float16(kind):
+    """(q − p) is near 1e-5 here, (q − p) / T² far below what float16 holds; a scaled loss brings it back."""
+    student, teacher = torch.randn(2, 1, 50_000, generator=torch.Generator().manual_seed(0)) / 8
+    gradients = []
+    for dtype in (torch.float16, torch.float64):
+        leaf = student.half().to(dtype).requires_grad_()
+        (2**12 * losses.divergence(leaf, teacher.half().to(dtype), 8.0, kind).sum()).backward()
+        gradients.append(leaf.grad.double())
+    close = F.cosine_similarity(*(g.flatten() for g in gradients), dim=0)
+    assert close > 0.999
+
+
+@pytest.mark.parametrize("rows", [1, 40, 1000])
+def test_divergences_by_parts_are_those_of_the_whole(rows):
+    """Many rows of a long axis, which are taken some at a time."""
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(rows, 3000, dtype=torch.float64, generator=random) for _ in range(2))
+    found = losses.divergence(student.requires_grad_(), teacher, 2.0)
+    expected = F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="none").sum(1)
+    torch.testing.assert_close(found, expected)
+    weights = torch.arange(1.0, rows + 1, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((x * weights).sum(), student)[0] for x in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_half_precision_is_widened():
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.bfloat16, torch.float16):
