@@ -7,6 +7,8 @@ pairs, a text and its translation:
     --corpus train.en.gz,train.de.gz --language en,de                     two files, line n translates line n
     --corpus pairs.tsv --translation_columns en,ko --language en,ko       two columns of a table or dataset
     --corpus pairs.tsv --translation_columns 1,2 --language en,ko         of a table without header line
+
+A corpus is tokenized once and kept (`documents.py`); one too large for that is read in windows (`windows.py`).
 """
 
 from __future__ import annotations
