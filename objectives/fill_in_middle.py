@@ -19,9 +19,10 @@ import numpy as np
 from . import keyed
 from .base import Columns, Draws
 from .causal import CausalLM
+from .character_cuts import SPARE, cut_between_characters
 from .collator import ObjectiveCollator
 from .documents import DOCUMENT_END
-from .ragged import Ragged, join, slices
+from .ragged import Ragged, join, row_sums, slices
 from .registry import register
 from .segments import pack
 from .seq2seq import without_padding
@@ -39,15 +40,17 @@ class FillInMiddle(CausalLM):
     Prefix, suffix, middle:   <prefix> P <suffix> S <middle> M </s>
     Suffix, prefix, middle:   <prefix> <suffix> S <middle> P M </s>      (the paper's second variant)
 
-    Both cuts are uniform over all places, the ends included, so that any part may be empty. Cuts fall between tokens:
-    the paper cuts between characters, so that models also learn to continue in the middle of a token, which takes the
-    text itself. Rows are cut after packing (the paper's "context level"), hold one document each, and are four tokens
-    shorter than the model's input, so that nothing is truncated. The middle ends with the end token; a row that is not
-    rearranged does where its document ends.
+    Both cuts are uniform over all places, the ends included, so that any part may be empty. The paper cuts between
+    characters, so that models also learn to go on in the middle of a token; `fim_unit="character"` does so for
+    byte-level vocabularies. The token that a cut goes through is then spelled anew in two parts (see `character_cuts`);
+    the paper tokenizes all three parts again. Rows are cut after packing (the paper's "context level"), hold one
+    document each, and are shorter than the model's input by the tokens that this adds, four or up to ten, so that
+    nothing is truncated. The middle ends with the end token; a row that is not rearranged does where its document ends.
 
     Args:
         fim_rate: share of rows that are rearranged.
         fim_spm_rate: share of these in the second order.
+        fim_unit: cuts fall between "token"s or "character"s.
         fim_prefix, fim_suffix, fim_middle: texts of the three special tokens.
         packing: "documents" or "doc_sentences", see `segments`.
     """
@@ -57,6 +60,7 @@ class FillInMiddle(CausalLM):
     packing: Literal["doc_sentences", "documents"] = "documents"
     fim_rate: float = 0.5
     fim_spm_rate: float = 0.5
+    fim_unit: Literal["token", "character"] = "token"
     fim_prefix: str = "<fim_prefix>"
     fim_suffix: str = "<fim_suffix>"
     fim_middle: str = "<fim_middle>"
@@ -67,6 +71,8 @@ class FillInMiddle(CausalLM):
                 raise ValueError(f"{name} must lie in 0 … 1, not {getattr(self, name)}")
         if self.packing not in ("doc_sentences", "documents"):
             raise ValueError(f"packing must be 'documents' or 'doc_sentences', not {self.packing!r}")
+        if self.fim_unit not in ("token", "character"):
+            raise ValueError(f"fim_unit must be 'token' or 'character', not {self.fim_unit!r}")
         if self.document_attention:
             raise ValueError("fim has one document per row; leave document_attention out")
 
@@ -76,9 +82,11 @@ class FillInMiddle(CausalLM):
         return (self.fim_prefix, self.fim_suffix, self.fim_middle)
 
     def check(self, vocabulary: Vocabulary, config: Any | None = None) -> None:
-        """Refuse also tokenizers without the three special tokens."""
+        """Refuse also tokenizers without the three special tokens, or that cannot spell parts of tokens."""
         super().check(vocabulary, config)
         _ = vocabulary.separator
+        if self.fim_unit == "character":
+            _ = vocabulary.spelling
         names = (self.fim_prefix, self.fim_suffix, self.fim_middle)
         missing = [name for name in names if name not in vocabulary.special]
         if missing:
@@ -88,8 +96,9 @@ class FillInMiddle(CausalLM):
             )
 
     def plan(self, documents, vocabulary, *, length, seed, epoch, global_batch):
-        """Pieces of documents, four tokens below `length`, with their closing slot where a document ends."""
-        plan = pack(documents, vocabulary, length=length - 4, packing=self.packing, special=False)
+        """Pieces of documents that leave room for what is added, with their closing slot where a document ends."""
+        room = length - 4 - (2 * SPARE if self.fim_unit == "character" else 0)
+        plan = pack(documents, vocabulary, length=room, packing=self.packing, special=False)
         closing = documents.tokens[plan.starts + plan.lengths] == DOCUMENT_END
         return replace(plan, lengths=plan.lengths + closing)
 
@@ -102,27 +111,42 @@ class FillInMiddle(CausalLM):
         rest = {name: c for name, c in rows.items() if not isinstance(c, Ragged)}
         names = (self.fim_prefix, self.fim_suffix, self.fim_middle)
         special = (*(vocabulary.special[name] for name in names), vocabulary.separator)
-        ids = rearrange(rows["input_ids"], draws.key, self.fim_rate, self.fim_spm_rate, special)
+        ids: Ragged = rows["input_ids"]
+        closed = ids.lengths > 0
+        closed[closed] = ids.values[ids.offsets[1:][closed] - 1] == special[-1]
+        zero = np.zeros(len(ids), np.int64)
+        moved = keyed.uniform_at(draws.key, zero, RATE) < self.fim_rate
+        late = moved & (keyed.uniform_at(draws.key, zero, ORDER) < self.fim_spm_rate)
+        size = ids.lengths - closed
+        if self.fim_unit == "character":
+            size = row_sums(vocabulary.spelling.characters[ids.values], ids.offsets)
+        cuts = np.sort([keyed.integers_at(draws.key, zero + which, CUT, size + 1) for which in (0, 1)], 0)
+        if self.fim_unit == "character":
+            ids, cuts = cut_between_characters(ids, np.where(moved, cuts, size), vocabulary.spelling)
+            cuts = np.minimum(cuts, ids.lengths - closed)
+        ids = rearrange(ids, cuts, closed, moved, late, special)
         return super().corrupt({**rest, "input_ids": ids}, draws, vocabulary)
 
 
-def rearrange(ids: Ragged, key: np.ndarray, rate: float, spm_rate: float, special: tuple[int, ...]) -> Ragged:
+def rearrange(
+    ids: Ragged,
+    cuts: np.ndarray,
+    closed: np.ndarray,
+    moved: np.ndarray,
+    late: np.ndarray,
+    special: tuple[int, ...],
+) -> Ragged:
     """Rows with the middle at the end, see `FillInMiddle`; an end token that closes a row stays there.
 
     Args:
-        key: uint64 `[B]`, of the rows.
-        rate, spm_rate: share of rows rearranged, and of these in the second order.
+        cuts: int64 `[2, B]`, tokens before the middle and before the suffix.
+        closed, moved, late: bool `[B]`, rows that an end token closes, rows to rearrange, and those of them in the
+            second order.
         special: ids of the prefix, suffix, middle and end tokens.
     """
     prefix_id, suffix_id, middle_id, end_id = special
-    closed = ids.lengths > 0
-    closed[closed] = ids.values[ids.offsets[1:][closed] - 1] == end_id
-    start, length = ids.offsets[:-1], ids.lengths - closed
-    zero = np.zeros(len(ids), np.int64)
-    moved = keyed.uniform_at(key, zero, RATE) < rate
-    late = moved & (keyed.uniform_at(key, zero, ORDER) < spm_rate)
-    cuts = np.stack([keyed.integers_at(key, zero + which, CUT, length + 1) for which in (0, 1)])
-    left, right = np.where(moved, np.sort(cuts, 0), length)
+    start, length, zero = ids.offsets[:-1], ids.lengths - closed, np.zeros(len(ids), np.int64)
+    left, right = np.where(moved, cuts, length)
 
     def part(begin, end, where) -> Ragged:
         size = np.where(where, end - begin, 0)
@@ -146,7 +170,7 @@ def rearrange(ids: Ragged, key: np.ndarray, rate: float, spm_rate: float, specia
 
 
 class DataCollatorForFillInMiddle(ObjectiveCollator):
-    """Fill in the middle for a stock causal LM: `DataCollatorForFillInMiddle(tokenizer, fim_rate=0.5)`."""
+    """Fill in the middle for a stock causal LM: `DataCollatorForFillInMiddle(tokenizer, fim_unit="character")`."""
 
     def __init__(self, tokenizer: Any, **settings: Any):
         super().__init__("fim", tokenizer, **settings)

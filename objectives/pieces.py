@@ -34,6 +34,38 @@ def piece_flags(tokenizer, size: int) -> np.ndarray:
     return flags
 
 
+def piece_bytes(tokenizer, ordinary: np.ndarray) -> Ragged | None:
+    """The bytes that the pieces of a byte-level vocabulary stand for; `None` for a vocabulary of another kind.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        ordinary: bool `[size]`, false for ids whose pieces are not text; they get no bytes.
+    """
+    pieces = [""] * len(ordinary)
+    for piece, i in tokenizer.get_vocab().items():
+        if ordinary[i]:
+            pieces[i] = piece
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    codes = np.frombuffer("".join(pieces).encode("utf-32-le"), np.uint32)
+    if not len(codes) or codes.max() >= len(_BYTES) or len(np.unique(codes[np.repeat(lengths == 1, lengths)])) < 256:
+        return None
+    values = _BYTES[codes]
+    return None if (values < 0).any() else Ragged(values.astype(np.uint8), lengths)
+
+
+def _byte_alphabet() -> np.ndarray:
+    """int16: the byte that a character of GPT-2's alphabet stands for, by its code point; −1 for others."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = np.full(256 + len(others), -1, np.int16)
+    table[printable] = printable
+    table[256:] = others
+    return table
+
+
+_BYTES = _byte_alphabet()
+
+
 def _wordpiece(piece: str) -> int:
     return 0 if piece.startswith("##") and len(piece) > 2 else STARTS
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 
-from .pieces import piece_flags
+from .character_cuts import Spelling
+from .pieces import piece_bytes, piece_flags
+from .ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Vocabulary:
         padding_side: "right" or "left".
         special: name → id of special tokens by their text (sentinels, mode tokens, language tokens).
         piece_flags: uint8 `[size]`, what each piece tells of word boundaries, see `pieces`.
+        piece_bytes: the bytes of each piece of a byte-level vocabulary, none for special tokens; `None` for others.
     """
 
     size: int
@@ -46,6 +50,7 @@ class Vocabulary:
     padding_side: str = "right"
     special: dict[str, int] = field(default_factory=dict)
     piece_flags: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    piece_bytes: Ragged | None = None
 
     @classmethod
     def from_tokenizer(cls, tokenizer) -> Vocabulary:
@@ -78,6 +83,7 @@ class Vocabulary:
             padding_side=tokenizer.padding_side,
             special=special,
             piece_flags=piece_flags(tokenizer, size),
+            piece_bytes=piece_bytes(tokenizer, maskable),
         )
 
     @property
@@ -90,6 +96,16 @@ class Vocabulary:
             "the tokenizer has no eos, sep or bos token to put between documents; "
             "add one, or use a packing that does not cross documents"
         )
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What spells parts of tokens. Raises `ValueError` unless the vocabulary is a byte-level one."""
+        if self.piece_bytes is None:
+            raise ValueError(
+                "cuts between characters need a byte-level vocabulary (GPT-2, RoBERTa, Llama 3), which can spell any "
+                "part of a token; use a tokenizer of that kind, or cut between tokens"
+            )
+        return Spelling(self.piece_bytes)
 
     @property
     def framing(self) -> np.ndarray:

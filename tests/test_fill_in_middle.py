@@ -118,3 +118,131 @@ def test_settings_out_of_range():
         get_objective("fim", fim_rate=2)
     with pytest.raises(ValueError, match="packing"):
         get_objective("fim", packing="blocks")
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer(byte_bpe_tokenizer):
+    import copy
+
+    tokenizer = copy.deepcopy(byte_bpe_tokenizer)
+    tokenizer.add_tokens(NAMES, special_tokens=True)
+    return tokenizer
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's: printable bytes stand for themselves, the others are counted from 256 on."""
+    printable = [b for b in range(256) if 33 <= b < 127 or 161 <= b < 173 or 174 <= b < 256]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+BYTES = _alphabet()
+
+
+def spelled(tokenizer, ids) -> bytes:
+    """The bytes that tokens stand for."""
+    return bytes(BYTES[letter] for piece in tokenizer.convert_ids_to_tokens(ids) for letter in piece)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), spm=st.sampled_from([0.0, 1.0]), closed=st.booleans(), start=st.integers(0, 3))
+def test_characters_come_back(byte_tokenizer, texts, seed, spm, closed, start):
+    """P + M + S is the row's text, byte by byte, and the parts are whole characters; some rows begin inside one."""
+    vocabulary = Vocabulary.from_tokenizer(byte_tokenizer)
+    rng = np.random.default_rng(seed)
+    chosen = [texts[i] for i in rng.integers(len(texts), size=6)] + ["", "a", "東京", "naïve naïve"]
+    rows = [byte_tokenizer(text, add_special_tokens=False).input_ids[start:] for text in chosen]
+    end = byte_tokenizer.eos_token_id
+    ids = Ragged.from_rows([row + [end] * closed for row in rows], np.int64)
+    objective = get_objective("fim", fim_rate=1.0, fim_spm_rate=spm, fim_unit="character")
+    pre, suf, mid = byte_tokenizer.convert_tokens_to_ids(NAMES)
+    for row, out in zip(
+        rows, corrupt(objective, {"input_ids": ids}, vocabulary, seed)["input_ids"].tolist(), strict=True
+    ):
+        assert out[0] == pre and out[-1] == end and [out.count(t) for t in (pre, suf, mid, end)] == [1, 1, 1, 1]
+        a, b = out.index(suf), out.index(mid)
+        prefix, suffix, middle = out[1:a], out[a + 1 : b], out[b + 1 : -1]
+        assert len(out) <= len(row) + 4 + 6
+        assert spelled(byte_tokenizer, prefix + middle + suffix) == spelled(byte_tokenizer, row)
+        for later in (middle, suffix):  # cuts are never inside a character
+            data = spelled(byte_tokenizer, later)
+            assert spm or not data or data[0] & 0xC0 != 0x80
+
+
+def test_characters_are_cut_evenly(byte_tokenizer):
+    """Each of the n + 1 places between the characters of one text is as likely as any other."""
+    vocabulary, count = Vocabulary.from_tokenizer(byte_tokenizer), 20_000
+    text = " the 東京 baker"
+    ids = byte_tokenizer(text, add_special_tokens=False).input_ids
+    data = spelled(byte_tokenizer, ids).decode()
+    assert data.strip() == text.strip() and len(ids) < len(data)
+    rows = {"input_ids": Ragged(np.tile(ids, count), np.full(count, len(ids)))}
+    objective = get_objective("fim", fim_rate=1.0, fim_spm_rate=0.0, fim_unit="character")
+    pre, suf, mid = byte_tokenizer.convert_tokens_to_ids(NAMES)
+    found = np.zeros(len(data) + 1)
+    memo: dict[tuple, int] = {}
+    for row in corrupt(objective, rows, vocabulary)["input_ids"].tolist():
+        a, b = row.index(suf), row.index(mid)
+        for part in (tuple(row[1:a]), tuple(row[1:a] + row[b + 1 : -1])):  # before the first, the second cut
+            if part not in memo:
+                memo[part] = len(spelled(byte_tokenizer, list(part)).decode())
+            found[memo[part]] += 1
+    p = 1 / (len(data) + 1)
+    tokens = np.cumsum([0] + [len(spelled(byte_tokenizer, [i])) for i in ids])
+    assert len(tokens) < len(data) + 1  # so some of the places are inside tokens
+    assert (abs(found / count - 2 * p) < 5 * np.sqrt(2 * p / count)).all(), found
+
+
+def test_parts_of_words_are_the_tokenizers(byte_tokenizer):
+    """Nine in ten parts of words of one token are what the tokenizer's own merges make of them."""
+    vocabulary, model = Vocabulary.from_tokenizer(byte_tokenizer), byte_tokenizer.backend_tokenizer.model
+    same = total = 0
+    for i in np.flatnonzero(vocabulary.spelling.characters > 2).tolist():
+        piece = byte_tokenizer.convert_ids_to_tokens(i)
+        if not piece.isascii():
+            continue
+        for cut in range(1, len(piece)):
+            left, right = vocabulary.spelling.split(i, [cut])
+            if left:
+                same += [t.id for t in model.tokenize(piece[:cut])] == left
+                same += [t.id for t in model.tokenize(piece[cut:])] == right
+                total += 2
+    assert total > 150 and same / total > 0.9, (same, total)
+
+
+def test_long_spellings_move_the_cut():
+    from pretrain_zoo.objectives.character_cuts import Spelling
+
+    pieces = [bytes([b]) for b in b"abcdefgh"] + [b"abcdefgh", b"ab"]
+    spelling = Spelling(Ragged.from_rows([np.frombuffer(piece, np.uint8) for piece in pieces]))
+    assert spelling.split(9, [1]) == [[0], [1]]
+    assert spelling.split(8, [2]) == [[], [8]]  # "ab" and six letters: five more than before
+    assert spelling.split(8, [2, 2]) == [[9], [], [2, 3, 4, 5, 6, 7]]  # two cuts may add six
+
+
+def test_rows_of_characters_fit_the_model(byte_tokenizer, texts):
+    from pretrain_zoo.training.encode import encode
+
+    vocabulary = Vocabulary.from_tokenizer(byte_tokenizer)
+    documents = encode(byte_tokenizer.backend_tokenizer, texts)
+    objective = get_objective("fim", fim_rate=0.5, fim_unit="character")
+    plan = objective.plan(documents, vocabulary, length=32, seed=0, epoch=0, global_batch=1)
+    rows = plan.rows(np.arange(len(plan)))
+    out = corrupt(objective, rows, vocabulary)["input_ids"]
+    assert 22 + 4 < out.lengths.max() <= 32
+    pre = byte_tokenizer.convert_tokens_to_ids(NAMES[0])
+    same = [row == given for row, given in zip(out.tolist(), rows["input_ids"].tolist(), strict=True) if pre not in row]
+    assert same and all(same)
+
+
+def test_characters_need_bytes(wordpiece_tokenizer, bpe_tokenizer):
+    import copy
+
+    for tokenizer in (wordpiece_tokenizer, bpe_tokenizer):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.add_tokens(NAMES, special_tokens=True)
+        assert Vocabulary.from_tokenizer(tokenizer).piece_bytes is None
+        with pytest.raises(ValueError, match="byte-level"):
+            DataCollatorForFillInMiddle(tokenizer, fim_unit="character")
+    with pytest.raises(ValueError, match="fim_unit"):
+        get_objective("fim", fim_unit="word")
