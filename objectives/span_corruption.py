@@ -99,15 +99,11 @@ class SpanCorruption(Seq2SeqObjective):
     def plan(self, documents, vocabulary, *, length, seed, epoch, global_batch):
         """Examples as long as corruption makes them fill `length`."""
         raw = self.raw_length(length, vocabulary)
-        _, spans = self.noise_counts(np.array([raw]), None)
+        _, spans = noise_counts(np.array([raw]), self.noise_density, self.mean_noise_span_length)
         self.require_sentinels(vocabulary, int(spans.max()))
         if self.packing == "blocks":
             return token_blocks(documents, vocabulary, raw)
         return pack(documents, vocabulary, length=raw, packing=self.packing, special=False)
-
-    def noise_counts(self, lengths: np.ndarray, draws: Draws | None) -> tuple[np.ndarray, np.ndarray]:
-        """(noise tokens, noise spans) of rows of these lengths, int64 `[B]` each."""
-        return noise_counts(lengths, self.noise_density, self.mean_noise_span_length)
 
     def corrupt(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> Columns:
         """Inputs with a sentinel for each noise span, targets with one for each clean span; both end with the end."""
@@ -115,12 +111,12 @@ class SpanCorruption(Seq2SeqObjective):
         text = take_text(rows["input_ids"], vocabulary)
         if text.values.size and (inside := np.isin(text.values, sentinels, kind="table")).any():
             text = text.keep(~inside)
-        count, spans = self.noise_counts(text.lengths, draws)
+        count, spans = noise_counts(text.lengths, *self.noise(rows, draws))
         if spans.max(initial=0) > len(sentinels):
             self.require_sentinels(vocabulary, int(spans.max()))
         mask = random_spans_noise_mask(draws.key, text.lengths, count, spans)
         end = constant(first_of(vocabulary, ("eos", "sep")), len(text))
-        inputs = join([*self.ahead(draws, vocabulary), noise_span_to_unique_sentinel(text, mask, sentinels), end])
+        inputs = join([*self.ahead(rows, draws, vocabulary), noise_span_to_unique_sentinel(text, mask, sentinels), end])
         targets = join([noise_span_to_unique_sentinel(text, ~mask, sentinels), end])
         empty = np.flatnonzero(count == 0)
         if len(empty):
@@ -130,19 +126,31 @@ class SpanCorruption(Seq2SeqObjective):
             targets = targets.keep(keep)
         return seq2seq_columns(rows, inputs, targets, self.start_id(vocabulary))
 
-    def ahead(self, draws: Draws, vocabulary: Vocabulary) -> list[Ragged]:
+    def noise(self, rows: Columns, draws: Draws) -> tuple[Any, Any]:
+        """(noise density, mean length of noise spans), for all rows or one of each for every row."""
+        return self.noise_density, self.mean_noise_span_length
+
+    def ahead(self, rows: Columns, draws: Draws, vocabulary: Vocabulary) -> list[Ragged]:
         """What stands before each input: the special tokens that the tokenizer puts before a text."""
         return [constant(vocabulary.prefix, len(draws))] if vocabulary.prefix else []
 
 
-def token_blocks(documents, vocabulary: Vocabulary, length: int) -> SlicePlan:
-    """Blocks of `length` tokens of all documents end to end, their closing slots left out."""
+def token_blocks(documents, vocabulary: Vocabulary, length: int | np.ndarray) -> SlicePlan:
+    """Blocks of all documents end to end, their closing slots left out.
+
+    Args:
+        length: tokens of each block, or of one block after another, as many as the documents fill; the last may be
+            shorter.
+    """
     if not len(documents):
         raise ValueError("the corpus has no documents; check its path and filters")
     number = np.arange(len(documents))
     first = documents.offsets[:-1] - number  # of each document, counting tokens alone
-    starts = np.arange(0, documents.num_tokens, length)
-    ends = np.minimum(starts + length, documents.num_tokens)
+    if np.ndim(length) == 0:
+        length = np.full(-(-documents.num_tokens // int(length)), length)
+    ends = np.cumsum(length)
+    ends = np.minimum(ends[: np.searchsorted(ends, documents.num_tokens) + 1], documents.num_tokens)
+    starts = np.append(0, ends[:-1])
     slots, stops = (t + np.searchsorted(first, t, "right") - 1 for t in (starts, ends - 1))
     return TokenBlocks(documents, slots, stops + 1 - slots, vocabulary, special=False)
 
@@ -168,6 +176,8 @@ class DataCollatorForT5MLM(ObjectiveCollator):
         tokenizer: with sentinels among its special tokens.
         noise_density, mean_noise_span_length: see `SpanCorruption`.
         input_length, target_length: lengths that every row must come to; a `ValueError` names the first that does not.
+        pad_token_id: the tokenizer's, which need not be given.
+        decoder_start_token_id: what the decoder reads first; by default the padding token, as T5's does.
         settings: others of `SpanCorruption` and of `ObjectiveCollator`.
 
     >>> collator = DataCollatorForT5MLM(tokenizer)       # doctest: +SKIP
@@ -180,9 +190,14 @@ class DataCollatorForT5MLM(ObjectiveCollator):
         mean_noise_span_length: float = 3.0,
         input_length: int | None = None,
         target_length: int | None = None,
+        pad_token_id: int | None = None,
+        decoder_start_token_id: int | None = None,
         **settings: Any,
     ):
+        if pad_token_id not in (None, tokenizer.pad_token_id):
+            raise ValueError(f"pad_token_id is {pad_token_id}, and the tokenizer's is {tokenizer.pad_token_id}")
         settings |= {"noise_density": noise_density, "mean_noise_span_length": mean_noise_span_length}
+        settings["decoder_start_token_id"] = decoder_start_token_id
         super().__init__("span_corruption", tokenizer, **settings)
         self.expected = {"input_ids": input_length, "labels": target_length}
 
