@@ -30,6 +30,7 @@ from ..models.initialize import uniform_layer_map
 from ..models.masked_positions import stock_model
 from ..models.projections import MORE_THAN_DOT_PRODUCTS, Projections
 from ..models.quantization import BITSANDBYTES, TASK_HEADS, bitsandbytes_config
+from ..models.task_checkpoints import load_saved
 from ..objectives.distillation_losses import attention_distance, divergence, squared_distance, wide
 
 Sums = dict[str, Tensor]
@@ -67,18 +68,23 @@ class TaskDistillation:
 def load_teacher(folder: str, dtype: str | None = None) -> PreTrainedModel:
     """A fine-tuned classifier. `dtype`: "float32" (default), "bfloat16", "float16", or "int8", "nf4", "fp4".
 
-    Raises `ValueError` for another dtype, or if there is no such folder.
+    Raises `ValueError` for another dtype, if there is no such folder, or if its head was not trained.
     """
     if dtype not in (None, "float32", "bfloat16", "float16", *BITSANDBYTES):
         raise ValueError(f"a teacher is held in float32, bfloat16, float16, int8, nf4 or fp4, not {dtype!r}")
     if "/" not in folder and not Path(folder).is_dir():
         raise ValueError(f"there is no folder {folder!r} for a teacher; a model of the Hub is written owner/name")
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    if dtype not in BITSANDBYTES and Path(folder).is_dir():
+        return load_saved(folder, dtype=getattr(torch, dtype or "float32"))  # adapters and poolings of our own, too
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    options["dtype"] = torch.float32 if dtype in BITSANDBYTES else getattr(torch, dtype or "float32")
     if dtype in BITSANDBYTES:
-        options |= {"quantization_config": bitsandbytes_config(str(dtype), TASK_HEADS), "dtype": torch.float32}
-    else:
-        options["dtype"] = getattr(torch, dtype or "float32")
-    return AutoModelForSequenceClassification.from_pretrained(folder, **options)
+        options["quantization_config"] = bitsandbytes_config(str(dtype), TASK_HEADS)
+    teacher, report = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    if report["missing_keys"]:
+        missing = min(map(str, report["missing_keys"]))
+        raise ValueError(f"{folder} has no weights for {missing}: it is no stock classifier, or was not fine-tuned")
+    return teacher
 
 
 @dataclass
@@ -158,7 +164,7 @@ class TaskDistiller:
             raise ValueError(f"the labels stand in another order: {ours.id2label} and {theirs.id2label}")
         self.regression = ours.num_labels == 1
         self.in_intermediate_stage = False
-        self.accepts = frozenset(inspect.signature(teacher.forward).parameters)
+        self.accepts = frozenset(inspect.signature(stock_model(teacher).forward).parameters)
 
     # stages
 

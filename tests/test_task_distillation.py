@@ -256,6 +256,12 @@ def test_teachers_in_fewer_bits(tmp_path):
     expected = plain(whole, batch).logits
     assert torch.equal(plain(load_teacher(str(tmp_path)).eval(), batch).logits, expected)
     assert load_teacher(str(tmp_path), "bfloat16").dtype == torch.bfloat16
+    for wrong, message in (("nowhere", "no folder"), (str(tmp_path / "bare"), "no weights for")):
+        whole.base_model.save_pretrained(tmp_path / "bare")
+        with pytest.raises(ValueError, match=message):
+            load_teacher(wrong)
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        load_teacher(str(tmp_path), "int3")
     pytest.importorskip("bitsandbytes")
     student = classifier(seed=1, **sizes)
     for dtype in ("int8", "nf4"):
