@@ -88,7 +88,7 @@ def heading(name: str) -> str:
 
 
 def grid(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the table of scores."""
+    """Headings and cells of the table of scores; averages of those rows that have the most tasks."""
     present = {name for tasks in rows.values() for name in tasks}
     names = [name for name in TASKS if name in present] + sorted(present - set(TASKS))
     counts = {found[1] for tasks in rows.values() if (found := glue_average(tasks))}
@@ -97,7 +97,8 @@ def grid(rows: Rows) -> tuple[list[str], list[list[str]]]:
     for row, tasks in rows.items():
         average = glue_average(tasks)
         cells = [cell(tasks[name]) if name in tasks else "–" for name in names]
-        lines.append([row, *cells, f"{100 * average[0]:.1f}" if average else "–"])
+        comparable = average is not None and average[1] == max(counts)
+        lines.append([row, *cells, f"{100 * average[0]:.1f}" if average and comparable else "–"])
     return ["", *map(heading, names), f"Average\n{over.strip()}".strip()], lines
 
 

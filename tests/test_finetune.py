@@ -211,7 +211,9 @@ def test_early_stopping_and_random_weights(finished, tokenizer_folder, wordpiece
     fresh = build_model(prepared, model_args, 48, random_weights=True)
     trained = load_file(folder / "model" / "model.safetensors")
     name = "bert.encoder.layer.0.output.dense.weight"
-    assert fresh.config.to_dict() == build_model(prepared, model_args, 48, False).config.to_dict()
+    assert {name: tensor.shape for name, tensor in fresh.state_dict().items() if name in trained} == {
+        name: tensor.shape for name, tensor in trained.items()
+    }
     assert not torch.allclose(fresh.state_dict()[name], trained[name])
 
 
@@ -280,7 +282,8 @@ def test_table_reads_as_in_the_papers():
     headings, lines = grid({"mine": tasks, "other": {"cola": tasks["cola"]}})
     assert [text.partition("\n")[0] for text in headings] == ["", "MNLI-m/mm", "CoLA", "MRPC", "WNLI", "Average"]
     assert lines[0] == ["mine", "80.0/82.0", "50.0 ± 10.0", "90.0/86.0", "50.0", "73.0"]
-    assert lines[1] == ["other", "–", "50.0 ± 10.0", "–", "–", "50.0"]
+    # an average over fewer tasks does not compare
+    assert lines[1] == ["other", "–", "50.0 ± 10.0", "–", "–", "–"]
     assert spread([0.4, 0.6, 0.5]) == pytest.approx({"median": 0.5, "mean": 0.5, "deviation": 0.1})
 
 
