@@ -246,3 +246,19 @@ def test_characters_need_bytes(wordpiece_tokenizer, bpe_tokenizer):
             DataCollatorForFillInMiddle(tokenizer, fim_unit="character")
     with pytest.raises(ValueError, match="fim_unit"):
         get_objective("fim", fim_unit="word")
+
+
+def test_rows_that_begin_inside_a_character():
+    """A token of the last byte of one character and two letters: cut before its first letter, or left alone."""
+    pieces = [b""] * 4 + [bytes([b]) for b in range(256)] + [b"\x9dab"]
+    table = Ragged.from_rows([np.frombuffer(piece, np.uint8) for piece in pieces])
+    special = dict(zip(NAMES, (PRE, SUF, MID), strict=True))
+    vocabulary = Vocabulary(261, np.arange(261) > 3, np.arange(4, 261), eos_id=END, special=special, piece_bytes=table)
+    rows = {"input_ids": Ragged.from_rows([[260, 4 + ord("c")]] * 400, np.int64)}
+    left = corrupt(get_objective("fim", fim_rate=0.0, fim_unit="character"), rows, vocabulary)["input_ids"]
+    assert left.tolist() == rows["input_ids"].tolist()
+    moved = corrupt(get_objective("fim", fim_rate=1.0, fim_spm_rate=0.0, fim_unit="character"), rows, vocabulary)
+    prefixes = {tuple(row[1 : row.index(SUF)]) for row in moved["input_ids"].tolist()}
+    byte, a, b, c = 4 + 0x9D, *(4 + ord(letter) for letter in "abc")
+    assert prefixes == {(byte,), (byte, a), (260,), (260, c)}  # before "a", "b", "c", and the end
+    assert b in {token for row in moved["input_ids"].tolist() for token in row}
