@@ -60,8 +60,8 @@ def _check(model: PretrainingModel) -> None:
         raise ValueError(
             f"attention by rank needs attn_implementation 'sdpa' or 'eager', not {config._attn_implementation!r}"
         )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
+    kinds = getattr(config, "layer_types", None)  # where layers say it themselves, a window is of those that have one
+    if set(kinds) != {"full_attention"} if kinds else getattr(config, "sliding_window", None) is not None:
         raise ValueError(f"{name} has layers of local attention, which a mask of ranks would widen; use another one")
     words = [i for i in range(4, 12) if i != getattr(config, "pad_token_id", None)]
     rows = [words[:4], [words[0], words[4], *words[2:4]], [*words[:3], words[4]]]  # changed: none, second, last token

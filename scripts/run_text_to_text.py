@@ -129,6 +129,8 @@ def run_text_to_text(
     """
     folder, name = Path(str(args.output_dir)), str(model_args.model_name_or_path)
     check_model_name(name)
+    if model_args.peft is not None:
+        raise ValueError("--peft: tasks as text train all weights here; leave it out")
     identity = run_identity(tasks_args, model_args, args)
     find_run(folder, identity, args.overwrite_output_dir)  # refuses another run's folder
     finished = read_json(folder / RESULTS)

@@ -139,6 +139,15 @@ def test_backbones_that_take_no_such_mask_are_refused(name, model):
         get_objective(name).build(backbone(model, tokenizer, max_length=16), vocabulary)
 
 
+def test_global_layers_heed_the_mask_beside_a_window():
+    """ModernBERT's config keeps a window that no layer uses."""
+    tokenizer, vocabulary, _ = text()
+    parts = backbone("modernbert-tiny", tokenizer, max_length=16, layer_types=["full_attention"] * 2)
+    model = get_objective("unilm").build(parts, vocabulary).eval()
+    ids, ranks = torch.tensor([10, 11, 12, 13, 14]), torch.tensor([0, 0, 1, 2, 3])
+    assert torch.equal(visible(model, ids, ranks), ranks[None, :] <= ranks[:, None])
+
+
 def test_settings_out_of_range():
     for name, settings in (
         ("prefix_lm", {"document_attention": True}),

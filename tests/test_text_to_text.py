@@ -221,6 +221,7 @@ def test_run_learns_scores_and_resumes(data, tmp_path, capsys, monkeypatch):
         (("--translation", "English,German,a,b,c,d"), "no file a"),
         (("--model_name_or_path", "bert-tiny"), "no encoder-decoder"),
         (("--max_steps", "0"), "1 or more"),
+        (("--peft", "lora"), "leave it out"),
         (("--nonsense", "1"), "nonsense"),
     ],
 )

@@ -39,8 +39,9 @@ DEFAULT_MODELS = {
     "generator_discriminator": "electra-tiny",
     "enhanced_mask_decoder": "deberta-v3-tiny",
     "masked_permuted_lm": "mpnet-tiny",
+    "unilm": "bert-tiny",
 }
-"""Model by the architecture of a single objective; "bert-tiny" for all others."""
+"""Model by the name or the architecture of a single objective; "bert-tiny" for all others."""
 TINY, LARGER, CHECKPOINT = 3e-3, 5e-4, 5e-5
 """Learning rates where none is given: for tiny presets, other presets, and checkpoints, whose training goes on."""
 
@@ -259,7 +260,8 @@ def _implied(name: str, argv: list[str], config: str | None = None) -> list[str]
 def default_model(name: str) -> str:
     """The preset that is trained on the objective `name` if no model is named."""
     parts = list(parts_of(name[name.find("(") + 1 :]))  # what is wrapped says what kind of model it is
-    return DEFAULT_MODELS.get(parts[0].architecture, "bert-tiny") if len(parts) == 1 else "bert-tiny"
+    names = (parts[0].name, parts[0].architecture) if len(parts) == 1 else ()
+    return next((DEFAULT_MODELS[name] for name in names if name in DEFAULT_MODELS), "bert-tiny")
 
 
 def recipe_arguments(config: str) -> list[str]:
