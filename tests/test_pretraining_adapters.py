@@ -33,7 +33,7 @@ def loss_of(model, batch):
 
 @pytest.mark.parametrize(
     ("objective", "family", "method"),
-    [("mlm", "bert", "lora"), ("mlm", "modernbert", "dora"), ("clm", "gpt2", "ia3"), ("span_corruption", "t5", "lora")],
+    [("mlm", "bert", "lora"), ("mlm", "modernbert", "dora"), ("clm", "gpt2", "ia3"), ("denoising", "bart", "lora")],
 )
 def test_only_adapters_change_and_the_export_is_plain(objective, family, method, wordpiece_tokenizer, texts, tmp_path):
     tokenizer = wordpiece_tokenizer
