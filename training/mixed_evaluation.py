@@ -52,7 +52,7 @@ class MixedEvaluationDataset(EvaluationDataset):
         c = int(np.searchsorted(self._begins, index[0], "right")) - 1
         drawn = self.parts[c].__getitems__((index - self._begins[c]).tolist())
         component = self.run.components[c]
-        rows = with_language(drawn.rows, component, self.objective)
+        rows = with_language(drawn.rows, component)
         example = drawn.draws.example
         return DrawnRows(MixedRows(c, {c: rows}), Draws.of(self.seed, example, 0, example, component=c))
 

@@ -227,7 +227,7 @@ class PhasedDataset(PretrainingDataset):
             of = np.flatnonzero(component == c)
             source = self._sources[c]
             own = source.draws(index[of], progress[of])
-            parts[c] = with_language(source.rows(own), self.components[c], self.objective)
+            parts[c] = with_language(source.rows(own), self.components[c])
             epoch[of], example[of] = own.epoch, own.example
         group = self._group(stretch, component)
         return DrawnRows(MixedRows(group, parts), Draws.of(self.seed, number, epoch, example, progress, component))
@@ -255,8 +255,8 @@ class PhasedDataset(PretrainingDataset):
             source.restore(state["source"][component.name])
 
 
-def with_language(rows: dict[str, Any], component: Component, mixture: Mixture) -> dict[str, Any]:
-    """Rows of one language with the column `langs`, where rows of translations in the mixture have it."""
+def with_language(rows: dict[str, Any], component: Component) -> dict[str, Any]:
+    """Rows of a component of one known language, with the column `langs` that rows of translations have."""
     if len(component.languages) != 1 or "langs" in rows:
         return rows
     ids: Ragged = rows["input_ids"]
