@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from .glue_report import spread
 from .glue_tasks import Task
+from .metrics import compute_metrics
 from .task_data import Examples
 
 ALL = -1
@@ -68,22 +69,14 @@ def shots_of(task: Task, examples: Examples, words: Mapping[str, str]) -> list[t
     return list(zip(zip(*examples.texts), labels))
 
 
-def spread(scores: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation, median, lowest and highest of the scores of one point of the curve."""
-    return {
-        "mean": statistics.fmean(scores),
-        "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        "median": statistics.median(scores),
-        "lowest": min(scores),
-        "highest": max(scores),
-        "scores": list(scores),
-    }
+def point(k: int, examples_per_class: float, scores: Sequence[float]) -> dict[str, Any]:
+    """A point of a curve: mean, sample standard deviation, median, lowest and highest score, and all of them."""
+    ends = {"lowest": min(scores), "highest": max(scores)}
+    return {"k": k, "examples_per_class": examples_per_class, **spread(scores), **ends, "scores": list(scores)}
 
 
 def guess(task: Task, train: Examples, validation: Examples) -> float:
     """Score of always predicting the most frequent label, or the mean number, of the training set."""
-    from .metrics import compute_metrics
-
     assert train.labels is not None and validation.labels is not None
     value = train.labels.mean() if task.labels is None else np.bincount(train.labels).argmax()
     return compute_metrics(task.metrics, np.full(len(validation), value), validation.labels)["score"]
@@ -96,9 +89,9 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for heading in ("method", "examples per class", "mean", "deviation", "median", "lowest", "highest", "seeds"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method, points in results["curves"].items():
-        for point in points:
-            figures = [f"{100 * point[name]:.1f}" for name in ("mean", "deviation", "median", "lowest", "highest")]
-            table.add_row(method, _size_name(point["k"]), *figures, str(len(point["scores"])))
+        for own in points:
+            figures = [f"{100 * own[name]:.1f}" for name in ("mean", "deviation", "median", "lowest", "highest")]
+            table.add_row(method, _size_name(own["k"]), *figures, str(len(own["scores"])))
         table.add_section()
     table.add_row("always the same", "", f"{100 * results['guess']:.1f}", *[""] * 5)
     return table
@@ -122,16 +115,16 @@ def plot_curves(results: Mapping[str, Any], path: Path) -> None:
     ticks: dict[float, str] = {}
     for number, (method, points) in enumerate(results["curves"].items()):
         color = f"C{number}"
-        places = [float(point["examples_per_class"]) for point in points]
-        ticks |= {place: _size_name(point["k"]) for place, point in zip(places, points)}
-        mean, deviation = (100 * np.array([point[name] for point in points]) for name in ("mean", "deviation"))
+        places = [float(own["examples_per_class"]) for own in points]
+        ticks |= {place: _size_name(own["k"]) for place, own in zip(places, points)}
+        mean, deviation = (100 * np.array([own[name] for own in points]) for name in ("mean", "deviation"))
         if places == [0.0]:
             axes.axhline(mean[0], color=color, linestyle="--", label=method)
             continue
         axes.plot(places, mean, "o-", color=color, label=method, markersize=4)
         axes.fill_between(places, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
-        for place, point in zip(places, points):
-            axes.plot([place] * len(point["scores"]), 100 * np.array(point["scores"]), ".", color=color, alpha=0.4)
+        for place, own in zip(places, points):
+            axes.plot([place] * len(own["scores"]), 100 * np.array(own["scores"]), ".", color=color, alpha=0.4)
     axes.axhline(100 * results["guess"], color="gray", linestyle=":", label="always the same")
     axes.set_xscale("symlog", base=2, linthresh=1)
     axes.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)])

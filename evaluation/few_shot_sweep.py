@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..models.task_models import TaskModelArguments, load_tokenizer
 from ..training.run_folder import read_json, write_json
-from .few_shot import ALL, classes_of, draw, shots_of, spread
+from .few_shot import ALL, classes_of, draw, point, shots_of
 from .finetune import finetune, prepare
 from .finetune_arguments import FinetuneArguments
 from .glue_tasks import GLUE, Task
@@ -114,10 +114,10 @@ class Sweep:
                 results = [self.one(method, k, self.args.seed + i, prompt) for i in range(count)]
                 scores = [result["score"] for result in results]
                 shown = "all" if k == ALL else k
-                point = {"k": k, "examples_per_class": self.per_class(k), **spread(scores)}
+                found = point(k, self.per_class(k), scores)
                 if method == "in_context":
-                    point["shots_used"] = sum(result["shots_used"] for result in results) / len(results)
-                curves.setdefault(method, []).append(point)
+                    found["shots_used"] = sum(result["shots_used"] for result in results) / len(results)
+                curves.setdefault(method, []).append(found)
                 self.console.print(f"{method}  k {shown}  " + "  ".join(f"{100 * score:.1f}" for score in scores))
         return curves
 

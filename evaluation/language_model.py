@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..models.masked_positions import attach
 from ..models.presets import backbone, list_presets
+from .sentence_vectors import longest_input
 from .squad_trainer import takes_types
 
 LOADERS: dict[str, Any] = {
@@ -82,6 +83,7 @@ class LanguageModel:
         if name in list_presets():
             raise ValueError(f"{name} has random weights; zero-shot use needs a trained checkpoint")
         kind = model_kind(name)
+        backbone(name, tokenizer)  # refuses a tokenizer that is not the checkpoint's
         model, report = LOADERS[kind].from_pretrained(
             name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
@@ -90,12 +92,7 @@ class LanguageModel:
                 f"{name} has no weights for {min(report['missing_keys'])}: it is no {kind} language model "
                 "(a discriminator, or fine-tuned); zero-shot and in-context use need one"
             )
-        config = backbone(name, tokenizer).config
-        model.config.pad_token_id = getattr(config, "pad_token_id", None)
-        places = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-        if config.model_type in ("roberta", "xlm-roberta", "mpnet"):  # positions begin behind the padding's
-            places -= tokenizer.pad_token_id + 1
-        return cls(model.to(device), tokenizer, kind, int(min(places, tokenizer.model_max_length, 4096)), batch_size)
+        return cls(model.to(device), tokenizer, kind, longest_input(model.config, tokenizer), batch_size)
 
 
 @dataclass

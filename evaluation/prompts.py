@@ -80,9 +80,7 @@ PROMPTS: dict[str, Prompt] = {
     "word_order": Prompt(
         "{text1} This is {label}.", "Sentence: {text1}\nThis is {label}", {"0": "incorrect", "1": "correct"}
     ),
-    "sentence_pair": Prompt(
-        _SAME, "{text1}\n{text2}\nSame text? {label}", {"same_document": "Yes", "other_document": "No"}
-    ),
+    "sentence_pair": Prompt(_SAME, "{text1}\n{text2}\nRight order? {label}", {"in_order": "Yes", "swapped": "No"}),
 }
 """By the name of the task."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..models.families import FAMILIES
+
 POOLINGS = ("cls", "mean", "last")
 
 
@@ -19,6 +21,15 @@ def default_pooling(model: Any, tokenizer: Any) -> str:
     if model.config.is_encoder_decoder:
         return "mean"
     return "cls" if tokenizer.cls_token_id is not None else "last"
+
+
+def longest_input(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model and its tokenizer allow in a row, special ones included; 4096 at most."""
+    places = getattr(config, "max_position_embeddings", None) or 4096
+    after_pad = {family.model_type for family in FAMILIES.values() if family.positions_after_pad}
+    if config.model_type in after_pad:  # positions are counted from behind the padding's
+        places -= config.pad_token_id + 1
+    return int(min(places, tokenizer.model_max_length, 4096))
 
 
 @torch.inference_mode()
@@ -45,8 +56,7 @@ def sentence_vectors(
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     model.eval()
-    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**6)
-    limit = min(limit, 10**6)
+    limit = longest_input(model.config, tokenizer)
     rows = tokenizer(list(texts), truncation=True, max_length=limit, return_special_tokens_mask=True)
     accepted = set(inspect.signature(model.forward).parameters)
     order = sorted(range(len(texts)), key=lambda i: len(rows["input_ids"][i]))

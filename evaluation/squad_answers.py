@@ -113,7 +113,7 @@ def best_spans(
 def _answer(
     question: Question, found: dict[tuple[int, int], tuple[float, float, float]], null: float, n_best_size: int
 ) -> Answer:
-    ranked = []
+    ranked: list[dict[str, Any]] = []
     for (begin, end), (score, start_logit, end_logit) in sorted(found.items(), key=lambda item: -item[1][0]):
         text = question.context[begin:end].strip()
         if text:

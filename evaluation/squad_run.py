@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from ..models.adapters import training_callbacks
+from ..models.task_checkpoints import is_adapter
 from ..models.task_models import TaskModelArguments, load_saved, load_task_model, save_task_model, size_report
 from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
 from .finetune_arguments import LARGE, SMALL, FinetuneArguments
@@ -34,7 +35,14 @@ from .squad_data import Question
 from .squad_metrics import METRICS, best_thresholds, squad_scores
 from .squad_trainer import SquadTrainer, takes_types
 
-_DECIDING = ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
+_DECIDING: tuple[str, ...] = (
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+)
 _DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
 _DECIDING += ("eval_strategy", "eval_steps", "load_best_model_at_end", "train_sampling_strategy", "max_seq_length")
 _DECIDING += ("doc_stride", "max_query_length", "max_answer_length", "null_score_diff_threshold")
@@ -127,9 +135,7 @@ def run_squad(
     if train:
         model = load_task_model(model_args, tokenizer, "question_answering", max_length=args.max_seq_length)
     else:
-        model = load_saved(model_args.model_name_or_path)
-        if "QuestionAnswering" not in type(getattr(model, "get_base_model", lambda: model)()).__name__:
-            raise ValueError(f"{model_args.model_name_or_path} has no head for question answering; give --train_file")
+        model = _load_answering(model_args.model_name_or_path)
     report = size_report(model)
     args.learning_rate = args.learning_rate or (SMALL if report["trainable"] < 50_000_000 else LARGE)
 
@@ -156,8 +162,8 @@ def run_squad(
         score=score,
         layer_lr_decay=model_args.layer_lr_decay,
     )
-    for callback in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
-        trainer.remove_callback(callback)
+    for stock in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
+        trainer.remove_callback(stock)
     trainer.add_callback(_Lines(console))
     for callback in training_callbacks(model):
         trainer.add_callback(callback)
@@ -196,6 +202,17 @@ def run_squad(
             shutil.rmtree(path)
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _load_answering(name: str) -> Any:
+    """A model that is fine-tuned already. Raises `ValueError` for one without a head for question answering."""
+    written = (
+        [] if is_adapter(name) else AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or [""]
+    )
+    model: Any = load_saved(name) if all("QuestionAnswering" in text for text in written) else None
+    if "QuestionAnswering" not in type(getattr(model, "get_base_model", lambda: model)()).__name__:
+        raise ValueError(f"{name} has no head for question answering; give --train_file")
+    return model
 
 
 def scores(

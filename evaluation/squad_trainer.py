@@ -72,7 +72,7 @@ class SquadTrainer(FinetuneTrainer):
         args = self.args
         dataset: Any = dataloader.dataset
         share = evaluation_share(dataset.lengths, args.eval_batch_size, args.process_index, args.world_size)
-        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        model: Any = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
         training = model.training
         model.eval()
         found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
@@ -94,19 +94,20 @@ class SquadTrainer(FinetuneTrainer):
         if args.world_size > 1:
             found = gather_object(found)
         scores = np.full((len(dataset), 2, max(dataset.lengths)), np.finfo(np.float32).min, np.float32)
-        losses = np.empty(len(dataset), np.float32)
+        all_losses = np.empty(len(dataset), np.float32)
         for rows, values, loss in found:
             width = min(values.shape[2], scores.shape[2])
             scores[rows, :, :width] = values[:, :, :width]
-            losses[rows] = loss
-        if not np.isfinite(losses).all():
+            all_losses[rows] = loss
+        if not np.isfinite(all_losses).all():
             raise ValueError(
                 f"the model gives NaN or infinite values after step {self.state.global_step}; lower --learning_rate, "
                 "or use bf16 instead of fp16"
             )
-        metrics = {"loss": float(losses.mean())} | self.score_spans(scores[:, 0], scores[:, 1], dataset)
+        metrics = {"loss": float(all_losses.mean())} | self.score_spans(scores[:, 0], scores[:, 1], dataset)
+        both: Any = (scores[:, 0], scores[:, 1])
         return EvalLoopOutput(
-            predictions=(scores[:, 0], scores[:, 1]),
+            predictions=both,
             label_ids=dataset.labels,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(dataset),

@@ -117,17 +117,15 @@ def _masked_rows(lm: LanguageModel, prompt: Prompt, examples: Examples, shots: A
 
 
 def _causal_rows(lm: LanguageModel, prompt: Prompt, examples: Examples, shots: Any) -> tuple[Batch, float]:
+    shots = shots[-lm.max_length :]  # no more fit
     worked = [prompt.fill(prompt.completion, texts, prompt.words[label])[0] + "\n\n" for texts, label in shots]
-    lengths = [len(_encode(lm.tokenizer, text)[0]) for text in worked]
+    lengths = np.cumsum([len(_encode(lm.tokenizer, text)[0]) for text in reversed(worked)])  # of the last n together
     batch, used = Batch(), []
     longest = max(prompt.words.values(), key=lambda word: len(lm.tokenizer.tokenize(word)))
     for texts in zip(*examples.texts):
         own = len(_encode(lm.tokenizer, prompt.fill(prompt.completion, texts, longest)[0])[0])
-        first = 0
-        while first < len(worked) and own + sum(lengths[first:]) > lm.max_length:
-            first += 1
-        before = "".join(worked[first:])
-        used.append(len(worked) - first)
+        used.append(int(np.searchsorted(lengths, lm.max_length - own, side="right")))
+        before = "".join(worked[len(worked) - used[-1] :])
         texts = _fitted(lm, prompt, prompt.completion, texts, before)
         for word in prompt.words.values():
             text, begin, end = prompt.fill(prompt.completion, texts, word)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,7 +85,7 @@ def sweep(
     all_runs = Sweep(task, splits, few, model_args, args, console)
     identity = {
         "task": task.name,
-        "model": model_args.model_name_or_path,
+        **{name: str(value) for name, value in asdict(model_args).items()},
         "rows": [len(all_runs.train), len(all_runs.validation)],
         "training": [args.learning_rate, args.num_train_epochs, args.max_steps, few.min_steps, args.train_batch_size],
         "prompt": [few.prompt_file, few.length_normalization, few.lm_coefficient],

@@ -64,7 +64,7 @@ def measure(arguments: BiasArguments, model: Any, tokenizer: Any, tests: list[As
     vectors = sentence_vectors(model, tokenizer, texts, pooling, arguments.batch_size).numpy()
     place = {text: i for i, text in enumerate(texts)}
     unknown = _unknown(tokenizer, texts)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for test in tests:
         x, y, a, b = (vectors[[place[text] for text in part]] for part in test.texts)
         try:
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         if name in list_presets() and arguments.tokenizer_name is None:
             raise ValueError(f"{name} has random weights and no tokenizer of its own; give --tokenizer_name")
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or name, trust_remote_code=False)
-        model = backbone(name, tokenizer).load(AutoModel)
+        model: Any = backbone(name, tokenizer).load(AutoModel)
         model.to(torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")))
         results = measure(arguments, model, tokenizer, tests)
     except (ValueError, OSError, ImportError) as error:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from pretrain_zoo.evaluation.few_shot import ALL, draw, guess, parse_sizes, plot_curves, results_table, shots_of, spread
+from pretrain_zoo.evaluation.few_shot import ALL, draw, guess, parse_sizes, plot_curves, point, results_table, shots_of
 from pretrain_zoo.evaluation.glue_tasks import TASKS, Task
 from pretrain_zoo.evaluation.language_model import LanguageModel, model_kind
 from pretrain_zoo.evaluation.prompts import PROMPTS, Prompt, check_prompt, get_prompt
@@ -275,20 +275,20 @@ def test_sizes():
         parse_sizes("4,-1")
 
 
-def test_spread_and_guess():
-    point = spread([0.5, 0.7, 0.9])
-    assert point["mean"] == pytest.approx(0.7) and point["deviation"] == pytest.approx(0.2)
-    assert (point["median"], point["lowest"], point["highest"]) == (0.7, 0.5, 0.9)
-    assert spread([0.5])["deviation"] == 0
+def test_points_and_guess():
+    found = point(4, 4.0, [0.5, 0.7, 0.9])
+    assert found["mean"] == pytest.approx(0.7) and found["deviation"] == pytest.approx(0.2)
+    assert (found["median"], found["lowest"], found["highest"]) == (0.7, 0.5, 0.9)
+    assert point(0, 0.0, [0.5])["deviation"] == 0
     train = Examples((["a"] * 4,), np.array([2, 2, 1, 0]), ["0"] * 4)
     assert guess(THREE, train, labelled(30)) == pytest.approx(1 / 3)
 
 
 def test_report(tmp_path):
-    curve = [{"k": k, "examples_per_class": 20.0 if k == ALL else float(k), **spread([0.5, 0.6])} for k in (2, ALL)]
+    curve = [point(2, 2.0, [0.5, 0.6]), point(ALL, 20.0, [0.7, 0.8])]
     results = {
         "title": "Three", "model": "runs/x", "metrics": ["accuracy"], "guess": 1 / 3,
-        "curves": {"zero_shot": [{"k": 0, "examples_per_class": 0.0, **spread([0.4])}], "finetune": curve},
+        "curves": {"zero_shot": [point(0, 0.0, [0.4])], "finetune": curve},
     }  # fmt: skip
     plot_curves(results, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
