@@ -55,7 +55,7 @@ def parameters(model: PreTrainedModel) -> tuple[int, int]:
     """Numbers in the weights, tied ones once, and how many are not zero. 4-bit weights count by what they stand for."""
     seen, total, zeros = set(), 0, 0
     for module in model.modules():
-        tensors = list(module.parameters(recurse=False))
+        tensors: list[Tensor] = list(module.parameters(recurse=False))
         if isinstance(module, Int8Linear):
             tensors = [t for t in (module.weight, module.bias) if t is not None]
         for tensor in tensors:

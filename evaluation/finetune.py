@@ -279,7 +279,7 @@ def _without_evaluation(args: FinetuneArguments, epochs: float) -> FinetuneArgum
     """The arguments of a first stage, of which nothing is kept but the weights."""
     args = copy.copy(args)
     args.num_train_epochs, args.max_steps, args.load_best_model_at_end = epochs, -1, False
-    args.eval_strategy = args.save_strategy = IntervalStrategy.NO  # type: ignore[assignment]
+    args.eval_strategy = args.save_strategy = IntervalStrategy.NO
     return args
 
 

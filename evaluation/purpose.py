@@ -78,7 +78,7 @@ def pretraining(checkpoint: str, model: PreTrainedModel, argv: list[str], steps:
     own = ["--model_name_or_path", checkpoint, "--output_dir", scratch]
     run = parse_arguments([*own, *argv, f"--max_steps={max(steps, 1)}"])
     args, objective = run.training, run.objective
-    args.eval_strategy = args.save_strategy = "no"  # type: ignore[assignment]
+    args.eval_strategy = args.save_strategy = "no"
     tokenizer = get_tokenizer(run.model, run.corpus.open(), os.path.expanduser(run.corpus.cache_dir))
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     objective.check(vocabulary, model.config)
@@ -108,7 +108,7 @@ def pretraining(checkpoint: str, model: PreTrainedModel, argv: list[str], steps:
             rows = train_dataset.__getitems__([n % len(train_dataset) for n in range(start, start + size)])
             batch = {name: value.to(device) for name, value in collator(rows).items()}
             counts, sums = objective.counts(batch), model(**batch).sums
-            sum(sums[name] / counts[name].clamp(min=1) for name in counts).backward()  # type: ignore[union-attr]
+            sum(sums[name] / counts[name].clamp(min=1) for name in counts).backward()
             yield
             model.zero_grad()
 
@@ -141,7 +141,8 @@ def fine_tuning(
             for batch in batches("validation", args.per_device_eval_batch_size, device):
                 batch.pop("labels")
                 logits.append(model(**batch).logits.float().cpu())
-        found = compute_metrics(task.metrics, decide(torch.cat(logits).numpy()), prepared.splits["validation"].labels)
+        labels: Any = prepared.splits["validation"].labels
+        found = compute_metrics(task.metrics, decide(torch.cat(logits).numpy()), labels)
         return {name: found[name] for name in task.metrics}
 
     def train(model: PreTrainedModel, callbacks: list[TrainerCallback]) -> None:

@@ -159,7 +159,7 @@ class TaskDistiller:
                 f"the student reads {ours.vocab_size} tokens and the teacher {theirs.vocab_size}; both must have one "
                 "tokenizer"
             )
-        names = [{str(name).lower(): i for i, name in c.id2label.items()} for c in (ours, theirs)]
+        names = [{str(name).lower(): i for i, name in (c.id2label or {}).items()} for c in (ours, theirs)]
         if names[0].keys() == names[1].keys() and names[0] != names[1]:
             raise ValueError(f"the labels stand in another order: {ours.id2label} and {theirs.id2label}")
         self.regression = ours.num_labels == 1
@@ -296,7 +296,7 @@ class TaskDistiller:
     def _teach(self, inputs: Mapping[str, Tensor], **asked: Any) -> Any:
         ids = inputs["input_ids"]
         if self.teacher.device != ids.device:
-            self.teacher.to(ids.device)  # type: ignore[arg-type]
+            self.teacher.to(ids.device)
         given = {name: value for name, value in inputs.items() if name in self.accepts}
         if "token_type_ids" not in inputs and getattr(self.teacher.config, "type_vocab_size", 0) == 2:
             given["token_type_ids"] = segments(ids, inputs["attention_mask"], self.sep_token_id)

@@ -47,5 +47,8 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads
     weights = repeats * sum(count for key, count in body.items() if key not in tables)
     teacher = getattr(model, "teacher", None)
-    taught = flops_per_token(teacher, length, predicted if model.objective.soft_weight else 0.0) / 3 if teacher else 0.0
+    taught = 0.0
+    if isinstance(teacher, nn.Module):
+        objective: Any = model.objective
+        taught = flops_per_token(teacher, length, predicted if objective.soft_weight else 0.0) / 3
     return taught + 6 * weights + 12 * layers * heads * size * length + 6 * predicted * sum(projections.values())

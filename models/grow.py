@@ -41,7 +41,7 @@ def with_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
     with torch.no_grad():
         for name in missing:  # poolers and heads, which are as they were
             ours[name].copy_(theirs[name])
-    return made.to(model.device).train(model.training)  # type: ignore[arg-type]
+    return made.to(model.device).train(model.training)
 
 
 def wider(model: PreTrainedModel, factor: int, seed: int = 0) -> PreTrainedModel:
@@ -80,11 +80,11 @@ def wider(model: PreTrainedModel, factor: int, seed: int = 0) -> PreTrainedModel
             new.copy_(_grown(old.cpu(), new, module, FUSED.get(owner.rpartition(".")[2], 1), random))
         output, source = made.get_output_embeddings(), model.get_output_embeddings()
         if output is not None and output.weight is table.weight:
-            times = output.weight.shape[1] // source.weight.shape[1]  # type: ignore[union-attr]
+            times = output.weight.shape[1] // source.weight.shape[1]
             norms = [module for name, module in modules.items() if name.endswith(LAST_NORM)]
             for parameter in [p for norm in norms for p in norm.parameters()] if times > 1 else []:
                 parameter.div_(times)
-    return made.to(model.device).train(model.training)  # type: ignore[arg-type]
+    return made.to(model.device).train(model.training)
 
 
 def _grown(old: Tensor, new: Tensor, module: nn.Module, parts: int, random: torch.Generator) -> Tensor:

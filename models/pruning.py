@@ -138,7 +138,7 @@ def _inputs(linear: nn.Module) -> int:
 
 def _cut(module: nn.Module, index: Tensor, axis: int) -> None:
     """Keep these outputs (axis 0) or inputs (axis 1) of a linear layer."""
-    index = index.to(module.weight.device)  # type: ignore[union-attr, arg-type]
+    index = index.to(module.weight.device)  # type: ignore[arg-type]
     bias: Any = module.bias
     along = 1 - axis if isinstance(module, Conv1D) else axis
     with torch.no_grad():

@@ -90,7 +90,7 @@ def distillation_against_its_networks(
     torch.manual_seed(0)
     model = objective.build(parts, vocabulary).train()
     assert isinstance(model, TeacherStudent)
-    model.to(torch.device(device))
+    model.to(torch.device(device))  # type: ignore[arg-type]
     batch = _random_batch(objective, vocabulary, rows, length, device)
     at = batch["label_positions"] if objective.soft_on == "labels" else batch["token_positions"]
     at = at if objective.soft_weight or objective.student_weight else at[:0]

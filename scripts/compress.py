@@ -82,7 +82,7 @@ def importance(
 def quantized(model: PreTrainedModel, kind: str) -> PreTrainedModel:
     """A copy in fewer bits. Raises `ValueError` for what bitsandbytes cannot load."""
     if kind == "bfloat16":
-        return copy.deepcopy(model).to(torch.bfloat16)
+        return copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
     if kind == "dynamic_int8":
         made = copy.deepcopy(model).cpu()
         quantize_dynamic(made)
