@@ -268,7 +268,8 @@ def training_callbacks(model: nn.Module) -> list[TrainerCallback]:
     """What the method needs of the `Trainer`, for AdaLoRA and P-tuning; empty for others."""
     config = getattr(model, "active_peft_config", None)
     kind = config.peft_type.value if config is not None else None
-    return {"ADALORA": [_ShareOutRanks()], "P_TUNING": [_KeepPromptEncoder()]}.get(str(kind), [])
+    needed: dict[str, list[TrainerCallback]] = {"ADALORA": [_ShareOutRanks()], "P_TUNING": [_KeepPromptEncoder()]}
+    return needed.get(str(kind), [])
 
 
 class _ShareOutRanks(TrainerCallback):

@@ -59,9 +59,9 @@ class _PooledClassifier:
     config: Any
     base_model_prefix: str
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: Any):
         super().__init__(config)  # type: ignore[call-arg]
-        model_class = AutoModel._model_mapping[type(config)]
+        model_class: Any = AutoModel._model_mapping[type(config)]
         unused = (
             {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
         )
@@ -107,5 +107,6 @@ def pooled_classifier(config: PreTrainedConfig) -> type[PreTrainedModel]:
         raise ValueError(f"--pooling must be one of {', '.join(get_args(Pooling))}, not {config.pooled_classifier!r}")
     if config.is_encoder_decoder:
         raise ValueError(f"{config.model_type} is read out at its decoder's end token; --pooling last is all it has")
-    family = AutoModel._model_mapping[type(config)].__mro__[1]  # BertModel → BertPreTrainedModel
+    model_class: Any = AutoModel._model_mapping[type(config)]
+    family = model_class.__mro__[1]  # BertModel → BertPreTrainedModel
     return type(f"{config.model_type}PooledForSequenceClassification", (_PooledClassifier, family), {})

