@@ -26,8 +26,8 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
         predicted: share of positions whose logits are computed; by default the objective's `predicted` or
             `mlm_probability`, or 1.
     """
+    objective: Any = getattr(model, "objective", None)
     if predicted is None:
-        objective = getattr(model, "objective", None)
         predicted = float(getattr(objective, "predicted", getattr(objective, "mlm_probability", 1.0)))
     config: Any = stock_model(model).config.get_text_config()
     tables, projections, body = set(), {}, {}
@@ -49,6 +49,5 @@ def flops_per_token(model: nn.Module, length: int, predicted: float | None = Non
     teacher = getattr(model, "teacher", None)
     taught = 0.0
     if isinstance(teacher, nn.Module):
-        objective: Any = model.objective
         taught = flops_per_token(teacher, length, predicted if objective.soft_weight else 0.0) / 3
     return taught + 6 * weights + 12 * layers * heads * size * length + 6 * predicted * sum(projections.values())
