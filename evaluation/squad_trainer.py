@@ -26,11 +26,19 @@ def takes_types(model: Any) -> bool:
     return "token_type_ids" in accepted and getattr(stock.config, "type_vocab_size", 2) > 1
 
 
+def _scores(outputs: Any, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+    """Scores of starts and of ends, those of padding as low as can be."""
+    lowest = torch.finfo(torch.float32).min
+    both = (outputs[name].float() for name in ("start_logits", "end_logits"))
+    return [scores.masked_fill(attention_mask == 0, lowest) for scores in both]
+
+
 class SquadTrainer(FinetuneTrainer):
     """Trains and evaluates on `WindowDataset`s.
 
     The loss is the mean over windows of the mean of two cross-entropies, of the answer's first and last token (Devlin
-    et al. 2018, section 4.2), divided once by the windows of the optimizer step.
+    et al. 2018, section 4.2), divided once by the windows of the optimizer step. Padding is none of the choices, so a
+    window's loss does not depend on the batch it is in; in the stock heads' loss it is.
 
     Args:
         score: metrics from scores of starts and ends, each `[windows, length]`, and the dataset they belong to.
@@ -46,15 +54,20 @@ class SquadTrainer(FinetuneTrainer):
         self.score_spans = score
         super().__init__(*args, score=lambda predictions, references: {}, **kwargs)
 
+    def compute_loss(self, model, inputs, *args: Any, **kwargs: Any):
+        """The loss of a batch."""
+        self._attention_mask = inputs["attention_mask"]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def _loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
-        losses = self._span_losses(outputs["start_logits"], outputs["end_logits"], labels)
+        losses = self._span_losses(*_scores(outputs, self._attention_mask), labels)
         return losses.sum() / num_items_in_batch if num_items_in_batch is not None else losses.mean()
 
     @staticmethod
     def _span_losses(start: torch.Tensor, end: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropies `[windows, 2]` of first and last tokens `labels`, `[windows, 2]`."""
         return torch.stack(
-            [functional.cross_entropy(s.float(), labels[:, i], reduction="none") for i, s in enumerate((start, end))], 1
+            [functional.cross_entropy(s, labels[:, i], reduction="none") for i, s in enumerate((start, end))], 1
         )
 
     def evaluation_loop(
@@ -82,12 +95,7 @@ class SquadTrainer(FinetuneTrainer):
             with torch.no_grad(), self.accelerator.autocast():
                 outputs = model(**batch)
             if counts:
-                # padding takes part in no loss: labels are never there, and its scores are made as low as can be
-                gone = batch["attention_mask"] == 0
-                start, end = (
-                    outputs[name].float().masked_fill(gone, torch.finfo(torch.float32).min)
-                    for name in ("start_logits", "end_logits")
-                )
+                start, end = _scores(outputs, batch["attention_mask"])
                 losses = self._span_losses(start, end, labels).mean(1)
                 found.append((rows, torch.stack([start, end], 1).cpu().numpy(), losses.cpu().numpy()))
         model.train(training)
