@@ -1,12 +1,13 @@
-"""Train every objective for the same number of steps on one corpus, and put the held-out losses into one table.
+"""Train every objective on one corpus, and put the held-out losses into one table.
 
-    python -m pretrain_zoo.scripts.compare --corpus wikitext.txt --max_steps 400
-    python -m pretrain_zoo.scripts.compare --objectives mlm,rtd,mlm+nsp --corpus wikitext.txt
+    python -m pretrain_zoo.scripts.compare --corpus reuters.txt
+    python -m pretrain_zoo.scripts.compare --objectives mlm,rtd,mlm+nsp --corpus wikitext.txt --max_steps 400
 
-Each objective trains its tiny default model. The table holds, for each loss term, the loss before training, that of the
-trivial answer (token frequencies; the share of each label), and the loss after training. Further arguments are those
-of `pretrain`, and hold for all. Results, plots and checkpoints are in a folder per objective under `--output_dir`; the
-same command again goes on where it stopped.
+Each objective trains a tiny model, for as many steps as it needs to leave token frequencies behind (`SETTINGS`). The
+table holds, for each loss term, the loss before training, that of the trivial answer (token frequencies; the share of
+each label), and the loss after training. Further arguments are those of `pretrain`, hold for all and win. Results,
+plots and checkpoints are in a folder per objective under `--output_dir`; the same command again goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,25 @@ from pretrain_zoo.training.run_folder import RESULTS
 PAIR_TERMS = ("nsp", "sop")
 """Terms that answer yes or no for a pair; the others predict tokens, or (discriminator) replaced ones."""
 COMBINED = ("mlm+nsp", "ngram_mlm+sop")
-LEFT_OUT = ("distillation", "nsp", "sop")  # a teacher is needed; trained within the combinations
+LEFT_OUT = ("distillation", "nsp", "sop", "tlm")  # need a teacher; trained within the combinations; needs translations
+COMMON = {"max_steps": 600, "vocab_size": 4096, "max_eval_samples": 500}
+MODERNBERT: dict[str, Any] = {"model_name_or_path": "modernbert-tiny"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clm": {"max_steps": 400},
+    "recurrent_clm": {"max_steps": 300},
+    "plm": {"max_steps": 1000, "learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"},
+    "span_mlm": {"max_steps": 1500},
+    "emd_mlm": {"max_steps": 400},
+    "mlm+nsp": MODERNBERT | {"max_steps": 1500},
+    "ngram_mlm+sop": MODERNBERT | {"max_steps": 800},
+    "rtd": MODERNBERT | {"max_steps": 1500},
+    "replace_mlm": MODERNBERT,
+    "all_tokens_mlm": MODERNBERT,
+    "diffusion": MODERNBERT,
+    **dict.fromkeys(("denoising", "gsg", "fim", "prefix_lm", "span_corruption", "ul2"), {"max_steps": 300}),
+}
+"""What an objective's run has beside `COMMON`, which it overrides."""
+COLUMNS = ("objective", "model", "steps", "loss term", "untrained", "trivial", "trained")
 
 
 def term_losses(metrics: dict[str, float], terms: list[str]) -> dict[str, float]:
@@ -57,7 +76,8 @@ def compare(names: list[str], shared: list[str], folder: Path, console: Console)
         console.rule(name)
         target = folder / name.replace("+", "-")
         try:
-            run = parse_arguments(["--objective", name, "--output_dir", str(target), "--eval_on_start", *shared])
+            own = [f"--{key}={value}" for key, value in (COMMON | SETTINGS.get(name, {})).items()]
+            run = parse_arguments(["--objective", name, "--output_dir", str(target), "--eval_on_start", *own, *shared])
             results = pretrain(run, console)
             history = json.loads((target / RESULTS).read_text())["history"]
         except (ValueError, OSError) as error:
@@ -71,6 +91,7 @@ def compare(names: list[str], shared: list[str], folder: Path, console: Console)
                 {
                     "objective": name,
                     "model": results["model"],
+                    "steps": results["steps"],
                     "term": term,
                     "untrained": term_losses(before, terms)[term],
                     "trivial": trivial_loss(term, results, after),
@@ -83,15 +104,15 @@ def compare(names: list[str], shared: list[str], folder: Path, console: Console)
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table for a README."""
-    lines = ["| objective | model | loss term | untrained | trivial | trained |", "|---|---|---|---|---|---|"]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for row in rows:
         if "error" in row:
-            lines.append(f"| `{row['objective']}` | | {row['error']} | | | |")
+            lines.append(f"| `{row['objective']}` | | | {row['error']} | | | |")
             continue
-        trivial = "–" if row["trivial"] is None else f"{row['trivial']:.2f}"
+        trivial = "–" if row["trivial"] is None else f"{row['trivial']:.3f}"
         lines.append(
-            f"| `{row['objective']}` | {row['model']} | {row['term']} | {row['untrained']:.2f} | {trivial} "
-            f"| **{row['trained']:.2f}** |"
+            f"| `{row['objective']}` | {row['model']} | {row['steps']:,} | {row['term']} | {row['untrained']:.3f} "
+            f"| {trivial} | **{row['trained']:.3f}** |"
         )
     return "\n".join(lines)
 
@@ -107,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     transformers.utils.logging.set_verbosity_error()
     console, folder = Console(highlight=False), Path(options.output_dir)
     rows = compare(options.objectives.split(","), shared, folder, console)
-    table = Table("objective", "model", "loss term", "untrained", "trivial", "trained")
+    table = Table(*COLUMNS)
     for line in markdown(rows).splitlines()[2:]:
         table.add_row(*(cell.strip(" `*") for cell in line.strip("|").split("|")))
     console.print(table)
