@@ -43,7 +43,8 @@ from .predictions import submission_name, write_predictions
 from .task_data import Examples
 from .task_distillation import TaskDistiller, TeacherArguments, distilled
 
-_DECIDING = ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
+_DECIDING: tuple[str, ...] = ()
+_DECIDING += ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
 _DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
 _DECIDING += ("eval_strategy", "eval_steps", "load_best_model_at_end", "train_sampling_strategy")
 _DECIDING += ("max_seq_length", "early_stopping_patience", "class_weights", "max_train_samples", "max_eval_samples")
@@ -141,7 +142,8 @@ def finetune(
             names = (*task.metrics, "score", "loss")
             metrics[name] = {metric: found[f"{name}_{metric}"] for metric in names}
         elif name != "train":
-            predictions[name] = decide(trainer.predict(rows).predictions)
+            logits: Any = trainer.predict(rows).predictions
+            predictions[name] = decide(logits)
     results: dict[str, Any] = {
         "task": task.name,
         "seed": args.seed,
@@ -166,8 +168,9 @@ def finetune(
     if args.process_index == 0:
         save_task_model(trainer.accelerator.unwrap_model(trainer.model), folder / "model")
         prepared.tokenizer.save_pretrained(folder / "model")
-        for name, found in predictions.items():
-            write_predictions(folder / "predictions" / submission_name(task, name), task, prepared.index[name], found)
+        for name, decided in predictions.items():
+            path = folder / "predictions" / submission_name(task, name)
+            write_predictions(path, task, prepared.index[name], decided)
         results["saved_bytes"] = folder_size(folder / "model")
         results["peak_memory_bytes"] = peak_memory()
         results["seconds"] = time.perf_counter() - started
@@ -236,8 +239,8 @@ def make_trainer(
         class_weights=class_weights(args.class_weights, prepared),
         layer_lr_decay=layer_lr_decay,
     )
-    for callback in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
-        trainer.remove_callback(callback)
+    for silenced in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
+        trainer.remove_callback(silenced)
     for callback in training_callbacks(model):
         trainer.add_callback(callback)
     return trainer
