@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, sort_checkpoints
 
 from ..models.task_models import optimizer_groups
-from .encoded import EncodedExamples, LengthGroupedEpochs, evaluation_share
+from .encoded import LengthGroupedEpochs, evaluation_share
 
 COMPLETE = "complete"
 """File in a checkpoint that was written whole."""
@@ -68,7 +68,8 @@ class FinetuneTrainer(Trainer):
     ):
         self.sampler: LengthGroupedEpochs | None = None
         self.class_weights, self.layer_lr_decay, self.score = class_weights, layer_lr_decay, score
-        super().__init__(*args, compute_loss_func=self._loss, **kwargs)
+        settings: dict[str, Any] = dict(compute_loss_func=self._loss, **kwargs)
+        super().__init__(*args, **settings)
         self.add_callback(_Hooks(self))
 
     def _loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
@@ -85,8 +86,9 @@ class FinetuneTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, over `optimizer_groups`."""
         if self.optimizer is None:
-            cls, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            model = self.model if model is None else model
+            own: Any = self.model
+            cls, settings = self.get_optimizer_cls_and_kwargs(self.args, own)
+            model = own if model is None else model
             groups = optimizer_groups(model, self.args.learning_rate, self.args.weight_decay, self.layer_lr_decay)
             self.optimizer = cls(groups, **settings)
         return self.optimizer
@@ -102,7 +104,7 @@ class FinetuneTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The batches of this process (see `evaluation_share`)."""
-        dataset: EncodedExamples = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         share = evaluation_share(
             dataset.lengths, self.args.eval_batch_size, self.args.process_index, self.args.world_size
         )
@@ -114,7 +116,9 @@ class FinetuneTrainer(Trainer):
             generator=torch.Generator(),  # leaves the global one, which dropout draws from, alone
         )
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As `get_eval_dataloader`."""
+        return self.get_eval_dataloader(test_dataset)
 
     def evaluation_loop(
         self,
@@ -131,7 +135,7 @@ class FinetuneTrainer(Trainer):
         args = self.args
         dataset: Any = dataloader.dataset
         share = evaluation_share(dataset.lengths, args.eval_batch_size, args.process_index, args.world_size)
-        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        model: Any = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
         training = model.training
         model.eval()
         found: list[tuple[list[int], np.ndarray]] = []
