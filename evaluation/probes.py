@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +118,11 @@ def write_probes(
         _write(folder / "SentencePair" / f"{stem}.tsv", pairs, ("index", "sentence1", "sentence2", "label"))
 
 
-def _write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+def _write(path: Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
     if not rows:
         raise ValueError(f"the text has nothing for {path.parent.name}: it needs more documents of several sentences")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["\t".join(row) for row in ([header] if header else []) + rows]
+    lines = ["\t".join(row) for row in (*([header] if header else []), *rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
