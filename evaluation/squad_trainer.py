@@ -26,11 +26,11 @@ def takes_types(model: Any) -> bool:
     return "token_type_ids" in accepted and getattr(stock.config, "type_vocab_size", 2) > 1
 
 
-def _scores(outputs: Any, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+def _scores(outputs: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of starts and of ends, those of padding as low as can be."""
     lowest = torch.finfo(torch.float32).min
-    both = (outputs[name].float() for name in ("start_logits", "end_logits"))
-    return [scores.masked_fill(attention_mask == 0, lowest) for scores in both]
+    start, end = (outputs[name].float() for name in ("start_logits", "end_logits"))
+    return start.masked_fill(attention_mask == 0, lowest), end.masked_fill(attention_mask == 0, lowest)
 
 
 class SquadTrainer(FinetuneTrainer):
