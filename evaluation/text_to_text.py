@@ -136,7 +136,9 @@ def glue_text_task(task: Task, splits: Mapping[str, Examples]) -> TextTask:
         assert examples.labels is not None
         inputs[split] = [write_input(task.name, texts) for texts in zip(*examples.texts, strict=True)]
         targets[split] = [write_target(task.name, label) for label in examples.labels.tolist()]
-    return TextTask(task.name, inputs, targets, partial(score_answers, task, labels=splits["validation"].labels))
+    labels = splits["validation"].labels
+    assert labels is not None
+    return TextTask(task.name, inputs, targets, partial(score_answers, task, labels=labels))
 
 
 def translation_task(languages: tuple[str, str], texts: Mapping[str, tuple[list[str], list[str]]]) -> TextTask:
