@@ -13,7 +13,7 @@ def check_shape(shape: str) -> None:
         raise ValueError(f"unknown schedule {shape!r}; one of {', '.join(SHAPES)}")
 
 
-def interpolate(start: float, end: float, progress, shape: str = "linear"):
+def interpolate(start: float | np.ndarray, end: float | np.ndarray, progress, shape: str = "linear"):
     """The value at `progress` in [0, 1] (a number or an array) on the way from `start` to `end`.
 
     `shape` is "linear" or "cosine" (slow at both ends). Raises `ValueError` for another.
