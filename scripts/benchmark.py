@@ -119,8 +119,8 @@ def print_tables(results: Mapping[str, Any], console: Console) -> None:
         for heading in ("objective", "ms", "M tokens/s", "times stock"):
             table.add_column(heading, justify="left" if heading == "objective" else "right")
         for row in results["objectives"]:
-            figures = (row["seconds"] * 1e3, row["tokens_per_second"] / 1e6, row["ratio"])
-            table.add_row(row["name"], f"{figures[0]:.2f}", *(f"{figure:.1f}" for figure in figures[1:]))
+            rates = (row["tokens_per_second"] / 1e6, row["ratio"])
+            table.add_row(row["name"], f"{row['seconds'] * 1e3:.2f}", *(f"{rate:.1f}" for rate in rates))
         console.print(table)
     if "steps" in results:
         steps = results["steps"]

@@ -103,7 +103,8 @@ def compare(args: BenchmarkArguments, console: Console) -> list[list[str]]:
                     scorer = make_trainer(prepared, model, ours)
                     trainer: Trainer = scorer
                     if name == "plain":
-                        padded = PaddedExamples(rows, tokenizer, args.max_seq_length, scorer.data_collator.names)  # type: ignore[attr-defined]
+                        collator: Any = scorer.data_collator
+                        padded = PaddedExamples(rows, tokenizer, args.max_seq_length, collator.names)
                         trainer = Trainer(
                             model,
                             TrainingArguments(**common, save_strategy="no"),
@@ -115,7 +116,7 @@ def compare(args: BenchmarkArguments, console: Console) -> list[list[str]]:
                     trainer.train()
                     speeds[name].append(args.epochs * len(rows) / (time.perf_counter() - started))
                     evaluation: EncodedExamples = prepared.splits["validation"]
-                    metrics = scorer.predict(evaluation).metrics or {}  # type: ignore[arg-type]
+                    metrics = scorer.predict(evaluation).metrics or {}
                     scores[name].append(metrics["test_score"])
         plain, here = (sum(speeds[name]) / args.repeats for name in ("plain", "here"))
         shown = [f"{100 * sum(scores[name]) / args.repeats:.1f}" for name in ("plain", "here")]
