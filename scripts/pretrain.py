@@ -30,7 +30,7 @@ from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
 from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
-from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
+from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.examples import examples
 from pretrain_zoo.training.learning_rates import learning_rates
 from pretrain_zoo.training.prepare import (
@@ -87,6 +87,8 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         if run.model.peft:
             parts = trained_backbone(parts, run.model)
         corpora = get_all_data(run, tokenizer, cache_dir)
+    train_dataset: PretrainingDataset
+    eval_dataset: EvaluationDataset
     if run.phases:
         train_dataset, eval_dataset = get_phased_datasets(run, corpora, vocabulary)
     else:
