@@ -157,7 +157,7 @@ class PhasedDataset(PretrainingDataset):
 
     def _source(self, component: Component):
         seed = int(keyed.combine(self.seed, ORDER, component.order)[0] >> np.uint64(1))
-        settings = {"length": component.length, "seed": seed, "global_batch": self.global_batch}
+        settings: dict[str, Any] = {"length": component.length, "seed": seed, "global_batch": self.global_batch}
         source = component.objective.source(component.train, self.vocabulary, **settings)
         if source.order == "streams":
             raise ValueError(

@@ -164,8 +164,9 @@ def get_phased_datasets(
     components = {}
     for name, c in arguments.items():
         languages = tuple(map(codes.index, c.languages)) if len(codes) > 1 else ()
-        parts = (language_numbers(part, languages) for part in (data[name].train, data[name].held_out))
-        components[name] = Component(name, c.objective, c.max_seq_length, *parts, languages, orders.index(c.order))
+        text, held_out = (language_numbers(part, languages) for part in (data[name].train, data[name].held_out))
+        order = orders.index(c.order)
+        components[name] = Component(name, c.objective, c.max_seq_length, text, held_out, languages, order)
     phases = []
     for phase in run.phases:
         own = phase.components
