@@ -122,7 +122,10 @@ class PretrainingModel(PreTrainedModel):
 
         Raises `ValueError` for a name in `want` that the model has not.
         """
-        with self.routers:
+        if self.routers.terms:
+            with self.routers:
+                outputs = self.run(batch, carry, want)
+        else:  # torch.compile has no graph for a context
             outputs = self.run(batch, carry, want)
         sums, metrics = self.objective.loss(outputs, batch)
         sums = {**sums, **self.routers.losses(batch)}

@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "emd_mlm": {"max_steps": 400},
     "mlm+nsp": MODERNBERT | {"max_steps": 1500},
     "ngram_mlm+sop": MODERNBERT | {"max_steps": 800},
-    "rtd": MODERNBERT | {"max_steps": 1500},
+    "rtd": MODERNBERT | {"max_steps": 1500, "learning_rate": 1e-3},
     "replace_mlm": MODERNBERT,
     "all_tokens_mlm": MODERNBERT,
     "diffusion": MODERNBERT,

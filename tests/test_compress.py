@@ -66,7 +66,7 @@ def test_pruned_trained_on_and_quantised(trained, tmp_path, capsys):
     assert isinstance(layer.intermediate.dense, Int8Linear) and layer.intermediate.dense.out_features == 6
     assert layer.attention.self.query.out_features == 16 and model.config.intermediate_size == 6
     AutoTokenizer.from_pretrained(tmp_path / "small")
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "load_compressed" in said and "a batch is 2 × 8 tokens" in said
 
 

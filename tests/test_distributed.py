@@ -78,7 +78,7 @@ def test_mixtures_do_not_depend_on_the_processes(two_processes, tmp_path):
     there = json.loads((two_processes / "mixed.json").read_text())
     for found, log in zip(there["history"][:4], trainer.state.log_history[:4], strict=True):
         values = {name: value for name, value in log.items() if name != "tokens_per_second"}
-        assert {name: found[name] for name in values} == pytest.approx(values, rel=1e-9)
+        assert {name: found[name] for name in values} == pytest.approx(values, rel=1e-6)  # Trainer's loss is float32
     metrics = trainer.evaluate()
     metrics.pop("eval_runtime")
     assert {name: there["metrics"][name] for name in metrics} == pytest.approx(metrics, rel=1e-9)

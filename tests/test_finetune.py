@@ -95,6 +95,7 @@ def test_update_does_not_depend_on_micro_batches(tokenizer_folder, wordpiece_tok
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=accumulate,
             optim="sgd",
+            learning_rate=0.1,
             max_grad_norm=0.0,
             warmup_steps=0,
             eval_strategy="no",

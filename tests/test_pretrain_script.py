@@ -263,7 +263,7 @@ def test_bad_corpora(capsys, command, tmp_path):
     for name, message in (
         ("empty.txt", "is empty"),
         ("latin.txt", "latin.txt, line 3: byte 18 (0xf6) is not valid UTF-8"),
-        ("rows.jsonl", "there is no column 'text', only 'content'; choose one with --text_column"),
+        ("rows.jsonl", "there is no column 'text', only 'content'; choose with --text_column"),
         ("none.txt", "There is no file or folder"),
     ):
         assert message in failure(capsys, [*command, "--corpus", tmp_path / name])
