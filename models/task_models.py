@@ -30,7 +30,7 @@ from .families import FAMILIES
 from .optimizer_groups import optimizer_groups
 from .pooled_classifier import Pooling, pooled_classifier, stock_pooling
 from .presets import Backbone, backbone, list_presets, with_settings
-from .quantised import QuantisationArguments, check_quantisable, quantisation_config
+from .quantised import QuantisationArguments, check_quantisable, check_widths, quantisation_config
 from .settings import dtype_named, overrides_from
 from .task_checkpoints import AUTO_CLASSES, Task, from_checkpoint, is_adapter, load_saved, save_task_model, size_report
 
@@ -231,6 +231,7 @@ def _load(
         check_quantisable(shell)
         skip = task_modules(shell, {name for name, _ in shell.named_parameters()})
         options["quantization_config"] = quantisation_config(args, skip)
+        check_widths(shell, args, skip)
     model, fresh = from_checkpoint(model_class, parts.checkpoint, config, **options)
     own = tuple(f"{module}." for module in task_modules(model, fresh))
     lost = [name for name in fresh if not name.startswith(own)]

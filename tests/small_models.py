@@ -48,15 +48,23 @@ def overrides(family: str) -> str:
     return SMALL.get(family) or BERT_LIKE + (",embedding_size=16" if family in ("albert", "electra") else "")
 
 
-def make_checkpoint(family: str, tokenizer, folder: Path) -> Path:
-    """A language model with random weights of unit size, so that inputs matter, without a head for any task."""
+def make_checkpoint(family: str, tokenizer, folder: Path, wide: bool = False) -> Path:
+    """A language model with random weights of unit size, so that inputs matter, without a head for any task.
+
+    `wide`: 64 instead of 32, which 4-bit weights need.
+    """
     set_seed(1)
     auto_class = AutoModelForMaskedLM
     if family in ("gpt2", "llama", "mixtral", "xlnet"):
         auto_class = AutoModelForCausalLM
     if family in ("bart", "t5"):
         auto_class = AutoModelForSeq2SeqLM
-    settings = overrides_from(overrides(family))
+    text = overrides(family)
+    if wide:
+        text = text.replace("embedding_size=16", "embedding_size=64")
+        text = text.replace("=64", "=128").replace("=32", "=64").replace("=16", "=32").replace("size=128", "size=64")
+        text = text.replace("intermediate_size=64", "intermediate_size=128")
+    settings = overrides_from(text)
     model = backbone(f"{family}-tiny", tokenizer, max_length=LENGTH + 8, **settings).load(auto_class)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

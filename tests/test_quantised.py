@@ -3,11 +3,17 @@
 import pytest
 import torch
 from small_models import CLASSES, FAMILIES, QUESTIONS, batch, load, logits, make_checkpoint, targets, train, trainable
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from pretrain_zoo.models.adapters import merge
-from pretrain_zoo.models.quantised import QuantisationArguments, is_quantised, quantisation_config, settle
+from pretrain_zoo.models.quantised import (
+    QuantisationArguments,
+    check_widths,
+    is_quantised,
+    quantisation_config,
+    settle,
+)
 from pretrain_zoo.models.task_models import load_saved, save_task_model, size_report
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -23,7 +29,7 @@ def checkpoints(wordpiece_tokenizer, tmp_path_factory):
 
     def checkpoint(family):
         if family not in made:
-            made[family] = make_checkpoint(family, wordpiece_tokenizer, folder)
+            made[family] = make_checkpoint(family, wordpiece_tokenizer, folder, wide=True)
         return made[family]
 
     return checkpoint
@@ -42,10 +48,10 @@ def distance(found, expected):
 @pytest.mark.parametrize("bits", [EIGHT, FOUR], ids=["int8", "nf4"])
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in BARE])
 def test_forward_and_a_step_through_adapters(family, bits, checkpoints, texts, tmp_path):
-    """Weights within 1 % (int8) or 25 % (NF4) of full precision, and a pass that computes what such weights give:
+    """Weights within 1 % (int8) or 12 % (NF4) of full precision, and a pass that computes what such weights give:
 
-    within 5 % for int8, whose inputs are rounded too, and 0.01 % for NF4. NF4 itself rounds normal weights by 9 %; the
-    rest is its second quantisation, coarse where matrices are so small that they have but a few dozen scales.
+    within 8 % for int8, whose inputs are rounded too (T5, which does not scale attention scores, comes to 5.2 %, others
+    stay below 5 %), and 0.01 % for NF4. NF4 rounds normal weights by 9 %.
     """
     tokenizer, full = load(checkpoints(family))
     _, quantised = load(checkpoints(family), **bits)
@@ -56,9 +62,9 @@ def test_forward_and_a_step_through_adapters(family, bits, checkpoints, texts, t
     for name, module in modules.items():
         twin = full.get_submodule(name)
         weight = dequantised(module).T if isinstance(twin, Conv1D) else dequantised(module)
-        assert 0 < distance(weight, twin.weight) < (0.01 if bits is EIGHT else 0.25)
+        assert 0 < distance(weight, twin.weight) < (0.01 if bits is EIGHT else 0.12)
         twin.weight.data = weight.contiguous()
-    assert distance(logits(quantised, columns), logits(full, columns)) < (0.05 if bits is EIGHT else 1e-4)
+    assert distance(logits(quantised, columns), logits(full, columns)) < (0.08 if bits is EIGHT else 1e-4)
 
     _, model = load(checkpoints(family), peft="lora", **bits)
     losses, changed = train(model, columns, targets(CLASSES, 4))
@@ -67,6 +73,24 @@ def test_forward_and_a_step_through_adapters(family, bits, checkpoints, texts, t
     save_task_model(model, tmp_path)
     assert torch.equal(logits(load_saved(tmp_path), columns), after)
     assert size_report(quantised)["total"] == sum(p.numel() for p in full.parameters())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a fault of bitsandbytes on CPUs")
+@pytest.mark.parametrize("width, right", [(64, True), (32, False), (96, False), (128, True)])
+def test_widths_that_come_back_wrong_are_refused(width, right):
+    """Against what comes back: NF4's error is 9 % of normal weights."""
+    weight = torch.randn(64, width, generator=torch.Generator().manual_seed(3))
+    codes, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
+    assert (distance(bitsandbytes.functional.dequantize_4bit(codes, state), weight) < 0.12) == right
+    model = BertModel(BertConfig(vocab_size=9, hidden_size=width, num_attention_heads=2, num_hidden_layers=1))
+    four = QuantisationArguments(load_in_4bit=True)
+    check_widths(model, QuantisationArguments(load_in_8bit=True), [])
+    if right:
+        check_widths(model, four, [])
+    else:
+        with pytest.raises(ValueError, match=f"matrices {width} wide"):
+            check_widths(model, four, [])
+        check_widths(model, four, ["embeddings", "encoder", "pooler"])
 
 
 @pytest.mark.parametrize("bits", [EIGHT, FOUR], ids=["int8", "nf4"])
