@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..models.compressed import save_compressed
+from ..models.int8_linear import Int8Linear
 from ..models.pretraining import PretrainingModel
-from ..models.quantization import Int8Linear
 from ..training.dataset import DrawCollator, EvaluationDataset
 from ..training.sums import Sums
 from .measure import folder_size

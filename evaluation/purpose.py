@@ -12,8 +12,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer, DataCollatorWithPadding, HfArgumentParser, PreTrainedModel, TrainerCallback
 
+from ..models.int8_linear import linear_layers
 from ..models.pretraining import PretrainingModel
-from ..models.quantization import linear_layers
 from ..objectives import Vocabulary
 from ..training.arguments import parse_arguments
 from ..training.dataset import DrawCollator

@@ -29,7 +29,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from ..models.initialize import uniform_layer_map
 from ..models.masked_positions import stock_model
 from ..models.projections import MORE_THAN_DOT_PRODUCTS, Projections
-from ..models.quantization import BITSANDBYTES, TASK_HEADS, bitsandbytes_config
+from ..models.quantised import BITSANDBYTES, TASK_HEADS, bitsandbytes_config, check_widths
 from ..models.task_checkpoints import load_saved
 from ..objectives.distillation_losses import attention_distance, divergence, squared_distance, wide
 
@@ -81,6 +81,7 @@ def load_teacher(folder: str, dtype: str | None = None) -> PreTrainedModel:
     if dtype in BITSANDBYTES:
         options["quantization_config"] = bitsandbytes_config(str(dtype), TASK_HEADS)
     teacher, report = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    check_widths(teacher, str(dtype))
     if report["missing_keys"]:
         missing = min(map(str, report["missing_keys"]))
         raise ValueError(f"{folder} has no weights for {missing}: it is no stock classifier, or was not fine-tuned")

@@ -17,8 +17,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
+from .int8_linear import Int8Linear
 from .pruning import HEADS, head_groups, set_head_attributes
-from .quantization import Int8Linear
 
 WEIGHTS = "compressed.safetensors"
 NOTE = "compression.json"

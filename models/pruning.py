@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .quantization import linear_layers, weight_rows
+from .int8_linear import linear_layers, weight_rows
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from transformers.pytorch_utils import Conv1D
 
 from .settings import dtype_named
 
+BITSANDBYTES = ("int8", "nf4", "fp4")
+"""Kinds of weights that bitsandbytes has."""
+TASK_HEADS = ["classifier", "pre_classifier", "pooler", "score", "head", "classification_head", "logits_proj"]
+"""Names of modules above the body of a classifier: small, and of sizes that 4-bit kernels do not take."""
 _PLAIN = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d)
 """Modules that hold matrices in the open: the first two are quantised, the others are kept."""
 
@@ -38,12 +42,12 @@ class QuantisationArguments:
     )
 
 
-def quantisation_config(args: QuantisationArguments, skip: list[str]) -> BitsAndBytesConfig | None:
+def quantisation_config(args: QuantisationArguments, skip: list[str] | None) -> BitsAndBytesConfig | None:
     """What `from_pretrained` takes as `quantization_config`; `None` if nothing is to be quantised.
 
     Args:
         args: 8 or 4 bits, and details.
-        skip: modules that are kept in full precision.
+        skip: modules that are kept in full precision; `None`: the output embeddings are.
 
     Raises `ValueError` for both widths at once or an unknown 4-bit type, `ImportError` without bitsandbytes.
     """
@@ -65,6 +69,22 @@ def quantisation_config(args: QuantisationArguments, skip: list[str]) -> BitsAnd
         bnb_4bit_compute_dtype=dtype_named(args.bnb_4bit_compute_dtype) or _compute_dtype(),
         llm_int8_skip_modules=skip,
     )
+
+
+def bitsandbytes_config(kind: str, skip: list[str] | None = None) -> BitsAndBytesConfig:
+    """The config that loads a checkpoint with "int8", "nf4" or "fp4" weights, each scale held as it is.
+
+    `skip` names modules that keep their weights; `None`: the output embeddings do. Raises `ValueError` for another
+    kind, `ImportError` where bitsandbytes is not installed.
+    """
+    if kind not in BITSANDBYTES:
+        raise ValueError(f"bitsandbytes has weights in {', '.join(BITSANDBYTES)}, not {kind!r}")
+    args = QuantisationArguments(load_in_8bit=kind == "int8", load_in_4bit=kind != "int8")
+    if kind != "int8":
+        args.bnb_4bit_quant_type, args.bnb_4bit_use_double_quant = kind, False
+    config = quantisation_config(args, skip)
+    assert config is not None
+    return config
 
 
 def _compute_dtype() -> torch.dtype:
@@ -93,26 +113,36 @@ def check_quantisable(model: PreTrainedModel) -> None:
         )
 
 
-def check_widths(model: PreTrainedModel, args: QuantisationArguments, skip: list[str]) -> None:
-    """Raise `ValueError` for layers whose 4-bit weights this machine would not give back; see `quantisation_config`.
+def check_widths(model: PreTrainedModel, kind: str, skip: list[str] | None = None) -> None:
+    """Raise `ValueError` for layers whose 4-bit weights this machine would not give back.
 
     On CPUs, bitsandbytes 0.50 reads matrices of some widths that are no multiple of 64 with an error of 20 % and more
     where NF4's is 9 %. A matrix of each width is tried.
+
+    Args:
+        model: what is to be quantised, or is.
+        kind: "nf4" or "fp4"; others pass.
+        skip: modules that are kept in full precision.
     """
-    if not args.load_in_4bit or torch.cuda.is_available():
+    if kind not in ("nf4", "fp4") or torch.cuda.is_available():
         return
-    kept = tuple(f"{name}." for name in skip)
-    widths = {
-        module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+    kept = tuple(f"{name}." for name in skip or [])
+    layers = [
+        module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and not f"{name}.".startswith(kept)
-    }
-    for width in sorted(widths):
-        if _error_of_4_bits(width, args.bnb_4bit_quant_type) > 0.15:
+    ]
+    quantised = [module for module in layers if type(module).__name__ == "Linear4bit"]
+    for width in sorted({_width(module) for module in quantised or layers}):
+        if _error_of_4_bits(width, kind) > 0.15:
             raise ValueError(
-                f"bitsandbytes misreads 4-bit matrices {width} wide on this CPU; use --load_in_8bit, a GPU, or a "
+                f"bitsandbytes misreads 4-bit matrices {width} wide on this CPU; take int8 weights, a GPU, or a "
                 "backbone whose widths are multiples of 64"
             )
+
+
+def _width(module: nn.Module) -> int:
+    return module.weight.shape[0] if isinstance(module, Conv1D) else int(module.in_features)  # type: ignore[arg-type]
 
 
 @lru_cache

@@ -231,7 +231,7 @@ def _load(
         check_quantisable(shell)
         skip = task_modules(shell, {name for name, _ in shell.named_parameters()})
         options["quantization_config"] = quantisation_config(args, skip)
-        check_widths(shell, args, skip)
+        check_widths(shell, args.bnb_4bit_quant_type if args.load_in_4bit else "int8", skip)
     model, fresh = from_checkpoint(model_class, parts.checkpoint, config, **options)
     own = tuple(f"{module}." for module in task_modules(model, fresh))
     lost = [name for name in fresh if not name.startswith(own)]

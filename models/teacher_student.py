@@ -17,7 +17,7 @@ from .masked_positions import LabelledRows, stock_model, with_rows
 from .presets import Backbone, max_row_length
 from .pretraining import PretrainingModel
 from .projections import MORE_THAN_DOT_PRODUCTS, Projections
-from .quantization import BITSANDBYTES, bitsandbytes_config
+from .quantised import BITSANDBYTES, bitsandbytes_config, check_widths
 
 if TYPE_CHECKING:
     from ..objectives.distillation import Distillation
@@ -270,6 +270,7 @@ def build_teacher_student(objective: Distillation, backbone: Backbone, vocabular
     if layers is not None:
         copy_layers(student.main, teacher.main, layers, objective.student_decoder_layers)
     if objective.teacher_dtype in BITSANDBYTES:  # only now: the student begins from the weights as they were saved
+        check_widths(teacher.main, objective.teacher_dtype)
         source = replace(source, quantization_config=bitsandbytes_config(objective.teacher_dtype))
         teacher = objective.wrapped.build(source, vocabulary)
     model = TeacherStudent(objective, student, teacher)

@@ -37,7 +37,8 @@ from pretrain_zoo.evaluation.purpose import KeepZeros, Purpose, fine_tuning, pre
 from pretrain_zoo.models import pruning
 from pretrain_zoo.models.compressed import load_compressed, save_compressed
 from pretrain_zoo.models.grow import with_layers
-from pretrain_zoo.models.quantization import TASK_HEADS, bitsandbytes_config, quantize_dynamic
+from pretrain_zoo.models.int8_linear import quantize_dynamic
+from pretrain_zoo.models.quantised import TASK_HEADS, bitsandbytes_config, check_widths
 from pretrain_zoo.training.run_folder import RESULTS, write_json
 
 
@@ -90,7 +91,9 @@ def quantized(model: PreTrainedModel, kind: str) -> PreTrainedModel:
     with tempfile.TemporaryDirectory() as folder:
         if not save_compressed(model, folder):
             raise ValueError(f"--quantize {kind} needs a plain checkpoint, and one that lost heads is none")
-        config = bitsandbytes_config(kind, TASK_HEADS if model.get_output_embeddings() is None else None)
+        skip = TASK_HEADS if model.get_output_embeddings() is None else None
+        check_widths(model, kind, skip)
+        config = bitsandbytes_config(kind, skip)
         return type(model).from_pretrained(folder, quantization_config=config, dtype=torch.float32)
 
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from pretrain_zoo.evaluation.compression import Measured, as_table, latency, parameters, size_on_disk
 from pretrain_zoo.evaluation.purpose import KeepZeros
 from pretrain_zoo.models.compressed import load_compressed
+from pretrain_zoo.models.int8_linear import Int8Linear, linear_layers, quantize_dynamic
 from pretrain_zoo.models.pruning import prune_weights
-from pretrain_zoo.models.quantization import Int8Linear, linear_layers, quantize_dynamic
 from pretrain_zoo.scripts import run_glue
 from pretrain_zoo.scripts.compress import main
 from pretrain_zoo.scripts.pretrain import main as pretrain

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification as Classifier
 
 from pretrain_zoo.models import pruning
 from pretrain_zoo.models.compressed import NOTE, load_compressed, save_compressed
-from pretrain_zoo.models.quantization import Int8Linear, linear_layers, quantize_dynamic
+from pretrain_zoo.models.int8_linear import Int8Linear, linear_layers, quantize_dynamic
 
 SIZE, HEADS, NEURONS = 40, 4, 24
 AUTO = {"gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}

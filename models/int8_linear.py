@@ -1,7 +1,6 @@
-"""Linear layers in fewer bits: int8 for CPUs by our own module, int8 and 4 bits by bitsandbytes.
+"""Linear layers with int8 weights for inference on CPUs; activations are quantised in each call.
 
-quantize_dynamic(model)                                                int8 weights, activations quantised per call
-AutoModel.from_pretrained(folder, quantization_config=bitsandbytes_config("nf4"))
+quantize_dynamic(model)
 """
 
 from __future__ import annotations
@@ -12,37 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-
-BITSANDBYTES = ("int8", "nf4", "fp4")
-"""Kinds of weights that bitsandbytes has: LLM.int8() (Dettmers et al. 2022), and 4 bits (QLoRA, 2023)."""
-
-
-def bitsandbytes_config(kind: str, skip: list[str] | None = None) -> BitsAndBytesConfig:
-    """The config that loads a checkpoint with "int8", "nf4" or "fp4" weights.
-
-    `skip` names modules that keep their weights; `None`: the output embeddings do.
-
-    4-bit weights are multiplied in bfloat16 on GPUs, on CPUs in float32, where bfloat16 is many times slower. Raises
-    `ValueError` for another kind, `ImportError` where bitsandbytes is not installed.
-    """
-    if kind not in BITSANDBYTES:
-        raise ValueError(f"bitsandbytes has weights in {', '.join(BITSANDBYTES)}, not {kind!r}")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{kind} weights need bitsandbytes: pip install pretrain-zoo[finetune]") from error
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=skip
-    )
-
-
-TASK_HEADS = ["classifier", "pre_classifier", "pooler", "score", "head", "classification_head", "logits_proj"]
-"""Names of modules above the body of a classifier: small, and of sizes that 4-bit kernels do not take."""
 
 
 class Int8Linear(nn.Module):
