@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plm": {"max_steps": 1000, "learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"},
     "span_mlm": {"max_steps": 1500},
     "emd_mlm": {"max_steps": 400},
-    "mlm+nsp": MODERNBERT | {"max_steps": 1500},
+    "mlm+nsp": MODERNBERT | {"max_steps": 3000},
     "ngram_mlm+sop": MODERNBERT | {"max_steps": 800},
     "rtd": MODERNBERT | {"max_steps": 1500, "learning_rate": 1e-3},
     "replace_mlm": MODERNBERT,
