@@ -1,5 +1,6 @@
 """The README: its code runs, its table lists what there is, its links and arguments exist."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -78,10 +79,21 @@ def commands():
     return found
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "pretrain" in c.split("scripts")[1][:10]])
+@pytest.mark.parametrize("command", [c for c in commands() if re.search(r"scripts[./]pretrain\b", c)])
 def test_arguments_are_known(command):
     words = command.split("pretrain_zoo.scripts.pretrain" if "-m" in command else "scripts/pretrain.py")[1].split()
     assert parse_arguments([word for word in words if word != "--bf16"]).training.max_steps
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if re.search(r"scripts\.(?!pretrain\b|show\b)", c)])
+def test_flags_are_in_the_help(command, capsys):
+    name = re.search(r"pretrain_zoo\.scripts\.\w+", command)[0]
+    for script in (name, "pretrain_zoo.scripts.pretrain"):  # whose arguments some scripts pass on
+        with pytest.raises(SystemExit):
+            importlib.import_module(script).main(["--help"])
+    shown = capsys.readouterr().out
+    flags = re.findall(r"--\w+", command)
+    assert flags and all(flag in shown for flag in flags)
 
 
 def test_links_lead_somewhere():
