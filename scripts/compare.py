@@ -34,11 +34,11 @@ COMBINED = ("mlm+nsp", "ngram_mlm+sop")
 LEFT_OUT = ("distillation", "nsp", "sop", "tlm")  # need a teacher; trained within the combinations; needs translations
 COMMON = {"max_steps": 600, "vocab_size": 4096, "max_eval_samples": 500}
 MODERNBERT: dict[str, Any] = {"model_name_or_path": "modernbert-tiny"}
-XLNET = {"max_steps": 1000, "learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"}
+XLNET: dict[str, Any] = {"learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "clm": {"max_steps": 400},
-    "recurrent_clm": XLNET,
-    "plm": XLNET,
+    "recurrent_clm": XLNET | {"max_steps": 600},
+    "plm": XLNET | {"max_steps": 1000},
     "span_mlm": {"max_steps": 1500},
     "emd_mlm": {"max_steps": 400},
     "mlm+nsp": MODERNBERT | {"max_steps": 3000},
