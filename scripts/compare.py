@@ -61,11 +61,17 @@ def term_losses(metrics: dict[str, float], terms: list[str]) -> dict[str, float]
     return {term: metrics[f"{term}_loss"] for term in terms}
 
 
+def entropy(share: float) -> float:
+    """Nats per answer of yes with probability `share`, to questions of which that share is answered by yes."""
+    return -share * math.log(share) - (1 - share) * math.log(1 - share)
+
+
 def trivial_loss(term: str, results: dict[str, Any], metrics: dict[str, float]) -> float | None:
     """What an answer that ignores the input costs, in nats; `None` where it is not known."""
     if term == "discriminator":
-        share = metrics["replaced_rate"]
-        return -share * math.log(share) - (1 - share) * math.log(1 - share)
+        return entropy(metrics["replaced_rate"])
+    if term == "mlm" and results["objective"] == "all_tokens_mlm":  # copy as often as is right, else token frequencies
+        return entropy(metrics["replaced_rate"]) + metrics["replaced_rate"] * results["baseline"]["token_loss"]
     if term in PAIR_TERMS:
         return results["pair_label_loss"]
     return (results["baseline"] or {}).get("token_loss")

@@ -21,9 +21,12 @@ def test_settings_are_known(name):
 def test_trivial_answers_by_hand():
     half = {"replaced_rate": 0.25}
     assert trivial_loss("discriminator", {}, half) == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
-    results = {"pair_label_loss": 0.6, "baseline": {"token_loss": 5.0}}
+    results = {"objective": "all_tokens_mlm", "baseline": {"token_loss": 5.0}}
+    copied = 0.75 * -math.log(0.75) + 0.25 * (-math.log(0.25) + 5)
+    assert trivial_loss("mlm", results, half) == pytest.approx(copied)
+    results = {"objective": "mlm+nsp", "pair_label_loss": 0.6, "baseline": {"token_loss": 5.0}}
     assert trivial_loss("nsp", results, {}) == 0.6 and trivial_loss("mlm", results, {}) == 5.0
-    assert trivial_loss("mlm", {"baseline": None}, {}) is None
+    assert trivial_loss("mlm", {"objective": "mlm", "baseline": None}, {}) is None
 
 
 def test_table_of_two_runs(tmp_path, capsys):
