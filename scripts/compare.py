@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ngram_mlm+sop": MODERNBERT | {"max_steps": 800},
     "rtd": MODERNBERT | {"max_steps": 1500, "learning_rate": 1e-3},
     "replace_mlm": MODERNBERT | {"max_steps": 800, "learning_rate": 1e-3},
-    "all_tokens_mlm": MODERNBERT | {"max_steps": 800, "learning_rate": 1e-3},
+    "all_tokens_mlm": MODERNBERT | {"max_steps": 2000, "learning_rate": 1e-3},
     "diffusion": MODERNBERT,
     **dict.fromkeys(("denoising", "gsg", "fim", "prefix_lm", "span_corruption", "ul2"), {"max_steps": 300}),
 }
