@@ -18,7 +18,6 @@ The result loads with `Auto…` classes unless heads were taken out or layers ar
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ from typing import Any, Literal
 import torch
 import transformers
 from rich.console import Console
-from rich.text import Text
 from transformers import HfArgumentParser, PreTrainedModel
 
 from pretrain_zoo.evaluation.compression import Measured, as_json, as_table, latency, parameters
@@ -39,6 +37,7 @@ from pretrain_zoo.models.compressed import load_compressed, save_compressed
 from pretrain_zoo.models.grow import with_layers
 from pretrain_zoo.models.int8_linear import quantize_dynamic
 from pretrain_zoo.models.quantised import TASK_HEADS, bitsandbytes_config, check_widths
+from pretrain_zoo.training.command_line import run_command
 from pretrain_zoo.training.run_folder import RESULTS, write_json
 
 
@@ -161,23 +160,17 @@ def _load(checkpoint: str) -> PreTrainedModel:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    console, errors = Console(highlight=False), Console(stderr=True, soft_wrap=True)
     parser = HfArgumentParser(CompressionArguments, description=__doc__.split("\n\n")[0], allow_abbrev=False)  # type: ignore[arg-type]
     given = sys.argv[1:] if argv is None else argv
     if given and not given[0].startswith("-"):
         given = ["--checkpoint", *given]
-    try:
+
+    def work(console: Console) -> None:
         options, rest = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
         with tempfile.TemporaryDirectory() as scratch:
             compress(options, rest, console, scratch)
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))
-        return 2
-    return 0
+
+    return run_command(work, resumes=None)
 
 
 if __name__ == "__main__":

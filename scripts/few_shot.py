@@ -14,18 +14,13 @@ cut off. `--prompt_file` gives a prompt for a task of your own; see evaluation/p
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
-from rich.text import Text
-from transformers import HfArgumentParser
 
 from pretrain_zoo.evaluation.few_shot import guess, parse_sizes, plot_curves, results_table
 from pretrain_zoo.evaluation.few_shot_sweep import METHODS, FewShotArguments, FewShotTraining, Sweep
@@ -33,13 +28,9 @@ from pretrain_zoo.evaluation.glue_tasks import GLUE, Task, get_tasks
 from pretrain_zoo.evaluation.probes import embedded_probes
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
 from pretrain_zoo.models.task_models import TaskModelArguments
+from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import claim_folder, find_run, write_json
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
 
 
 def get_task(few: FewShotArguments) -> tuple[Task, dict[str, Examples]]:
@@ -114,31 +105,16 @@ def sweep(
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main)
-    try:
+
+    def work(console: Console) -> None:
         groups: Any = (FewShotArguments, TaskModelArguments, FewShotTraining)
-        parser = _Parser(groups, allow_abbrev=False)
+        parser = ArgumentParser(groups, allow_abbrev=False)
         few, model_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
-        transformers.utils.logging.disable_progress_bar()
-        if "TRANSFORMERS_VERBOSITY" not in os.environ:
-            transformers.utils.logging.set_verbosity_error()  # a fresh head is what fine-tuning begins with
-        results = sweep(few, model_args, args, console)
-        console.print(results_table(results))
+        check_processes(args)
+        console.print(results_table(sweep(few, model_args, args, console)))
         console.print(f"few_shot.json, few_shot.png: {args.output_dir}")
-    except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on with the next run")
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))  # a Text: messages may hold [MASK]
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
+
+    return run_command(work, resumes="with the next run")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.text import Text
 from transformers import AutoTokenizer
 
 from pretrain_zoo.models.compressed import load_compressed
 from pretrain_zoo.models.grow import wider, with_layers
+from pretrain_zoo.training.command_line import run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the shares that a wider model's weights take")
     parser.add_argument("--output_dir", required=True)
     options = parser.parse_args(argv)
-    try:
+
+    def work(console: Console) -> None:
         if not options.layers and options.width == 1:
             raise ValueError("nothing is to be done; give --layers, --width or both")
         model = load_compressed(options.checkpoint)
@@ -40,11 +41,9 @@ def main(argv: list[str] | None = None) -> int:
             model = wider(model, options.width, options.seed)
         model.save_pretrained(options.output_dir)
         AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=False).save_pretrained(options.output_dir)
-    except (ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-        return 2
-    Console(highlight=False).print(f"{before:,} → {model.num_parameters():,} parameters: {options.output_dir}")
-    return 0
+        console.print(f"{before:,} → {model.num_parameters():,} parameters: {options.output_dir}")
+
+    return run_command(work, resumes=None)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel, AutoTokenizer, HfArgumentParser
@@ -34,6 +33,7 @@ from pretrain_zoo.evaluation.bias import (
 )
 from pretrain_zoo.evaluation.sentence_vectors import default_pooling, sentence_vectors
 from pretrain_zoo.models.presets import backbone, list_presets
+from pretrain_zoo.training.command_line import run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import write_json
 
@@ -127,9 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = HfArgumentParser(BiasArguments)  # type: ignore[arg-type]
     arguments: BiasArguments = parser.parse_args_into_dataclasses(argv)[0]
-    transformers.utils.logging.set_verbosity_error()  # a pooler or head that AutoModel does without is no news
-    transformers.utils.logging.disable_progress_bar()
-    try:
+
+    def work(console: Console) -> None:
         tests = [read_test(path) for path in find_tests(arguments.tests)]
         name = arguments.model_name_or_path
         check_model_name(name)
@@ -139,15 +138,13 @@ def main(argv: list[str] | None = None) -> int:
         model: Any = backbone(name, tokenizer).load(AutoModel)
         model.to(torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")))
         results = measure(arguments, model, tokenizer, tests)
-    except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True, soft_wrap=True, markup=False).print(f"error: {error}")
-        return 2
-    Console(highlight=False).print(results_table(results))
-    if arguments.output_file is not None:
-        path = Path(arguments.output_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, results)
-    return 0
+        console.print(results_table(results))
+        if arguments.output_file is not None:
+            path = Path(arguments.output_file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, results)
+
+    return run_command(work, resumes=None)
 
 
 if __name__ == "__main__":

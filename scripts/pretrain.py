@@ -19,10 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from rich.console import Console
-from rich.text import Text
 
 from pretrain_zoo.models.bidirectional import is_lifted
 from pretrain_zoo.models.presets import backbone
@@ -30,6 +28,7 @@ from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
 from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
+from pretrain_zoo.training.command_line import check_processes, run_command
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.examples import examples
 from pretrain_zoo.training.learning_rates import learning_rates
@@ -56,12 +55,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     args, objective, folder = run.training, run.objective, Path(str(run.training.output_dir))
     cache_dir = os.path.expanduser(run.corpus.cache_dir)
-    started_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if started_processes != args.world_size:
-        raise ValueError(
-            f"{started_processes} processes were started but do not know of each other, so each would train alone; "
-            "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
-        )
+    check_processes(args)
     check_model_name(str(run.model.model_name_or_path))
     identity = run_identity(run)
     checkpoint = find_run(folder, identity, args.overwrite_output_dir)
@@ -209,27 +203,8 @@ def report(
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main)
-    try:
-        run = parse_arguments(sys.argv[1:] if argv is None else argv)
-        transformers.utils.logging.disable_progress_bar()
-        if "TRANSFORMERS_VERBOSITY" not in os.environ:
-            transformers.utils.logging.set_verbosity_error()  # heads that a plain checkpoint leaves out are no news
-        pretrain(run, console)
-    except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from the last checkpoint")
-        return 130
-    except (ValueError, OSError, ImportError, BadLossError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))  # a Text: messages may hold [MASK]
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(lambda console: pretrain(parse_arguments(given), console), errors=(BadLossError,))
 
 
 if __name__ == "__main__":

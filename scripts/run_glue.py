@@ -12,18 +12,13 @@ twice. `--task_name probes` needs no data: its tasks are made of the embedded co
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
-from rich.text import Text
-from transformers import HfArgumentParser
 
 from pretrain_zoo.evaluation.finetune import PreparedTask, finetune, prepare
 from pretrain_zoo.evaluation.finetune_arguments import FinetuneArguments
@@ -34,6 +29,7 @@ from pretrain_zoo.evaluation.search import combination_name, parse_grid
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
 from pretrain_zoo.evaluation.task_distillation import TeacherArguments
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
+from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import read_json
 
@@ -80,11 +76,6 @@ class GlueArguments:
     cache_dir: str = field(default="~/.cache/pretrain_zoo", metadata={"help": "Where the probe tasks are kept."})
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def run_glue(
     glue: GlueArguments,
     model_args: TaskModelArguments,
@@ -113,12 +104,7 @@ def run_glue(
 
 def check(glue: GlueArguments, model_args: TaskModelArguments, args: FinetuneArguments) -> None:
     """Refuse what cannot work."""
-    started_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if started_processes != args.world_size:
-        raise ValueError(
-            f"{started_processes} processes were started but do not know of each other, so each would train alone; "
-            "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
-        )
+    check_processes(args)
     if glue.seeds < 1:
         raise ValueError("--seeds must be 1 or more")
     check_model_name(model_args.model_name_or_path)
@@ -217,9 +203,9 @@ def parse_arguments(
 ) -> tuple[GlueArguments, TaskModelArguments, FinetuneArguments, TeacherArguments]:
     """The settings on a command line. Raises `ValueError` for arguments that are not known, and bad values."""
     groups: Any = (GlueArguments, TaskModelArguments, FinetuneArguments, TeacherArguments)
-    parser = _Parser(groups, allow_abbrev=False, prog="run_glue")
+    parser = ArgumentParser(groups, allow_abbrev=False, prog="run_glue")
     if not any(argument.split("=")[0] == "--output_dir" for argument in argv):
-        peek = _Parser(add_help=False, allow_abbrev=False)
+        peek = ArgumentParser(add_help=False, allow_abbrev=False)
         peek.add_argument("--model_name_or_path", default="model")
         model = peek.parse_known_args(argv)[0].model_name_or_path
         argv = [*argv, "--output_dir", f"runs/glue-{Path(model).name}"]
@@ -229,27 +215,8 @@ def parse_arguments(
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main)
-    try:
-        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-        if "TRANSFORMERS_VERBOSITY" not in os.environ:
-            transformers.utils.logging.set_verbosity_error()  # that a head is new is no news
-            transformers.utils.logging.disable_progress_bar()
-        run_glue(*arguments, console)
-    except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from the last checkpoint")
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(lambda console: run_glue(*parse_arguments(given), console))
 
 
 if __name__ == "__main__":

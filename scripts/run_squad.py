@@ -13,23 +13,19 @@ counts characters: `--metric korquad`.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
-from transformers import HfArgumentParser
 
 from pretrain_zoo.evaluation.squad import check_tokenizer
 from pretrain_zoo.evaluation.squad_data import Question, read_hub, read_squad, split_by_article
 from pretrain_zoo.evaluation.squad_run import SquadArguments, run_squad
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
+from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.report import duration
 
@@ -49,11 +45,6 @@ class SquadDataArguments:
     validation_fraction: float | None = field(
         default=None, metadata={"help": "Without --validation_file: hold out this share of the articles."}
     )
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
 
 
 def load_questions(data: SquadDataArguments, seed: int) -> tuple[list[Question], list[Question]]:
@@ -103,44 +94,24 @@ def results_table(results: dict[str, Any]) -> Table:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main)
-    try:
-        parser = _Parser((SquadDataArguments, TaskModelArguments, SquadArguments), allow_abbrev=False)  # type: ignore
+
+    def work(console: Console) -> None:
+        groups: Any = (SquadDataArguments, TaskModelArguments, SquadArguments)
+        parser = ArgumentParser(groups, allow_abbrev=False)
         data, model_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
-        transformers.utils.logging.disable_progress_bar()
-        if "TRANSFORMERS_VERBOSITY" not in os.environ:
-            transformers.utils.logging.set_verbosity_error()  # a fresh head is what fine-tuning begins with
-        started_processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if started_processes != args.world_size:
-            raise ValueError(
-                f"{started_processes} processes were started but do not know of each other, so each would train alone; "
-                "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
-            )
+        check_processes(args)
         check_model_name(model_args.model_name_or_path)
         tokenizer = load_tokenizer(model_args)
         check_tokenizer(tokenizer)
         train, dev = load_questions(data, args.seed)
-        name = Path(model_args.model_name_or_path).name
-        folder = Path(args.given_output_dir or f"runs/squad-{name}")
+        folder = Path(args.given_output_dir or f"runs/squad-{Path(model_args.model_name_or_path).name}")
         args.output_dir = str(folder)
         results = run_squad(train, dev, tokenizer, model_args, args, folder, console)
-        if is_main:
+        if args.process_index == 0:
             console.print(results_table(results))
             console.print(f"predictions.json, results.json: {folder}")
-    except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from the last checkpoint")
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))  # a Text: messages may hold [MASK]
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

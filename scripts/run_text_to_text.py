@@ -16,7 +16,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import transformers
@@ -26,7 +26,6 @@ from rich.text import Text
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
-    HfArgumentParser,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
 )
@@ -52,6 +51,7 @@ from pretrain_zoo.evaluation.text_to_text import (
 )
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.training.arguments import ModelArguments
+from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.files import numbered_lines
 from pretrain_zoo.training.filters import Tally
 from pretrain_zoo.training.prepare import check_model_name, get_tokenizer
@@ -113,11 +113,6 @@ class TextToTextArguments(Seq2SeqTrainingArguments):
         super().__post_init__()
         if self.max_steps < 1:
             raise ValueError("--max_steps must be 1 or more; a mixture of tasks has no epochs")
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
 
 
 def run_text_to_text(
@@ -263,32 +258,18 @@ def results_table(results: dict[str, Any]) -> Table:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not is_main, soft_wrap=True)
-    try:
+
+    def work(console: Console) -> None:
         groups: Any = (TaskArguments, ModelArguments, TextToTextArguments)
-        parser = _Parser(groups, prog="run_text_to_text", allow_abbrev=False)
+        parser = ArgumentParser(groups, prog="run_text_to_text", allow_abbrev=False)
         tasks_args, model_args, args = parser.parse_args_into_dataclasses(
             sys.argv[1:] if argv is None else argv, look_for_args_file=False
         )
+        check_processes(args)
         model_args.model_name_or_path = model_args.model_name_or_path or "t5-tiny"
-        transformers.utils.logging.disable_progress_bar()
-        if "TRANSFORMERS_VERBOSITY" not in os.environ:
-            transformers.utils.logging.set_verbosity_error()  # that a config takes the tokenizer's ids is no news
         run_text_to_text(tasks_args, model_args, args, console)
-    except KeyboardInterrupt:
-        console.print("\ninterrupted; the same command goes on from the last checkpoint")
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
-            raise
-        errors = Console(stderr=True, quiet=not is_main, soft_wrap=True)
-        errors.print(Text.assemble(("error: ", "bold red"), str(error)))
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
+
+    return run_command(work, soft_wrap=True)
 
 
 if __name__ == "__main__":

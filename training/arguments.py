@@ -9,21 +9,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from ..models.adapters import AdapterArguments
 from ..models.presets import list_presets
+from ..models.settings import dtype_named, overrides_from
 from ..objectives import Objective, get_objective
+from .command_line import ArgumentParser
 from .corpora import CorpusArguments
+from .lamb import LAMB
 from .learning_rates import learning_rates
 from .nested_arguments import MixtureArguments, as_text, read_nested, refuse_hidden, split_nested
 from .objective_arguments import parts_of, settings_from_arguments, settings_of
@@ -82,22 +84,12 @@ class ModelArguments(AdapterArguments):
     @property
     def dtype(self) -> torch.dtype | None:
         """`torch_dtype` as torch's. Raises `ValueError` for another name."""
-        if self.torch_dtype is None:
-            return None
-        if self.torch_dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"--torch_dtype must be float32, bfloat16 or float16, not {self.torch_dtype!r}")
-        return getattr(torch, self.torch_dtype)
+        return dtype_named(self.torch_dtype)
 
     @property
     def overrides(self) -> dict[str, Any]:
         """`config_overrides` as a dictionary, values read as YAML. Raises `ValueError` for malformed ones."""
-        text = self.config_overrides or ""
-        if text.startswith("{"):
-            return json.loads(text)
-        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-        if not all(name.strip() and equals for name, equals, _ in pairs):
-            raise ValueError(f"--config_overrides must read name=value,name=value, not {text!r}")
-        return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+        return overrides_from(self.config_overrides)
 
 
 @dataclass
@@ -119,6 +111,10 @@ class PretrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1 a share of the run."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, on all but biases and LayerNorm."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    optim: str = field(
+        default=TrainingArguments.default_optim,
+        metadata={"help": "adamw_torch_fused, lamb, adafactor, sgd, …: lamb and all that transformers knows."},
+    )
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps."})
     eval_steps: float | None = field(default=0.1, metadata={"help": "Evaluate every so many steps."})
@@ -138,7 +134,12 @@ class PretrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()  # a bar in a log file is a line per step
+        lamb = self.optim == LAMB
+        if lamb:  # transformers refuses names that it does not know
+            self.optim = TrainingArguments.default_optim
         super().__post_init__()
+        if lamb:
+            self.optim = LAMB
 
 
 @dataclass
@@ -153,20 +154,13 @@ class RunArguments:
     phases: tuple[PhaseArguments, ...] = ()
 
 
-class _Parser(HfArgumentParser):
-    """Raises instead of printing two pages of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def parse_arguments(argv: list[str]) -> RunArguments:
     """The settings on a command line. Prints help and exits for `--help`.
 
     Raises:
         ValueError: for arguments and objectives that are not known, with the nearest that are, and bad values.
     """
-    first = _Parser(add_help=False, allow_abbrev=False)
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", help="Recipe: a YAML file, or the name of one that comes with the package.")
     first.add_argument("--objective", default="mlm", help="What to train (scripts/show.py --list).")
     config = first.parse_known_args(argv)[0].config
@@ -175,7 +169,7 @@ def parse_arguments(argv: list[str]) -> RunArguments:
     name = first.parse_known_args(argv)[0].objective
     settings = settings_of(name)
     groups: Any = (CorpusArguments, ModelArguments, PretrainingArguments, MixtureArguments)
-    parser = _Parser(groups, add_help=False, allow_abbrev=False, prog="pretrain", parents=[first])
+    parser = ArgumentParser(groups, add_help=False, allow_abbrev=False, prog="pretrain", parents=[first])
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         print(f"\nsettings of {name}:")
@@ -233,7 +227,7 @@ def _in_phases(
 
 def _implied(name: str, argv: list[str], config: str | None = None) -> list[str]:
     """Defaults that depend on other arguments."""
-    peek = _Parser(add_help=False, allow_abbrev=False)
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
     options = ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate")
     for option in (*options, "tokenizer_name", "teacher", "student_layers", "peft"):
         peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")

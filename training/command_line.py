@@ -1,0 +1,72 @@
+"""What every command does around its work: arguments that raise, one line for an error, an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+import transformers
+from rich.console import Console
+from rich.text import Text
+from transformers import HfArgumentParser, TrainingArguments
+
+
+class ArgumentParser(HfArgumentParser):
+    """Raises `ValueError` instead of printing two pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raise `ValueError` if more processes were started than `args` knows of: each would train alone."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != args.world_size:
+        raise ValueError(
+            f"{started} processes were started but do not know of each other, so each would train alone; "
+            "without GPUs, give --use_cpu or set ACCELERATE_USE_CPU=true"
+        )
+
+
+def run_command(
+    work: Callable[[Console], Any],
+    *,
+    resumes: str | None = "from the last checkpoint",
+    errors: tuple[type[Exception], ...] = (),
+    soft_wrap: bool = False,
+) -> int:
+    """Do the work of a command and return its exit code.
+
+    Bad input ends with one line and code 2; `PRETRAIN_ZOO_TRACEBACK=1` in the environment shows where it came from. The
+    first of several processes prints alone. What transformers has to say of fresh heads is not shown unless
+    `TRANSFORMERS_VERBOSITY` is set.
+
+    Args:
+        work: is given the console to print to.
+        resumes: from where the same command goes on after an interruption; `None` if it begins anew.
+        errors: other exceptions than `ValueError`, `OSError` and `ImportError` that are the user's to mend.
+        soft_wrap: leave it to the terminal to break long lines.
+    """
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(highlight=False, quiet=quiet, soft_wrap=soft_wrap)
+    known: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
+    transformers.utils.logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.utils.logging.set_verbosity_error()
+    try:
+        work(console)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted" + (f"; the same command goes on {resumes}" if resumes else ""))
+        return 130
+    except known as error:
+        if os.environ.get("PRETRAIN_ZOO_TRACEBACK"):
+            raise
+        line = Text.assemble(("error: ", "bold red"), str(error))  # a Text: messages may hold [MASK]
+        Console(stderr=True, quiet=quiet, soft_wrap=True).print(line)
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
