@@ -23,6 +23,7 @@ from ..models.pretraining import PretrainingModel
 from ..objectives import Objective
 from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
+from .lamb import LAMB, Lamb
 from .memory import StreamMemory
 from .sharding import tied_weights_in_the_root
 from .sums import Sums
@@ -95,6 +96,8 @@ class PretrainingTrainer(CheckpointingTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        if args.optim == LAMB and (self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2):
+            raise ValueError("--optim lamb measures weight matrices, which DeepSpeed and FSDP1 flatten; use FSDP2")
         self.objective, self.terms = model.objective, model.terms
         self.learning_rates = learning_rates
         self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
@@ -213,6 +216,17 @@ class PretrainingTrainer(CheckpointingTrainer):
         for name, parameter in model.named_parameters():
             networks.setdefault(model.network_of(name), []).append(parameter)
         return networks
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Class and settings of the optimizer that the arguments name; transformers' but for LAMB."""
+        if args.optim == LAMB:
+            return Lamb, {
+                "lr": args.learning_rate,
+                "betas": (args.adam_beta1, args.adam_beta2),
+                "eps": args.adam_epsilon,
+            }
+        return CheckpointingTrainer.get_optimizer_cls_and_kwargs(args, model)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, with parameter groups of its own for each network of the model."""
