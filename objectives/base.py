@@ -244,6 +244,10 @@ class Objective:
         """Denominator of each additive term in this batch, before the forward pass; float64 or int64 scalars."""
         return {name: (batch["label_ids"] != -100).sum() for name in self.terms}
 
+    def label_weights(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Weight of each of `label_ids` in the term's sum; `None`: 1 each."""
+        return None
+
     def denominators(self, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What each additive term's sum is divided by, from the `counts` of an optimizer step, added up."""
         return counts

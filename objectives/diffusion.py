@@ -117,13 +117,17 @@ class MaskedDiffusion(Objective):
         """Tokens that could have been masked."""
         return {self.name: batch["maskable_tokens"].sum()}
 
+    def label_weights(self, batch):
+        """One over the time of the token's row."""
+        return 1 / self.time(batch["label_ticks"])
+
     def loss(self, outputs, batch):
         """Cross-entropy of masked tokens, each over its row's time; accuracy as a metric."""
         logits, labels = outputs["logits"], batch["label_ids"]
         if self.weighting == "mdlm":
             mask = batch["input_ids"].reshape(-1)[batch["label_positions"]]  # every predicted position holds it
             logits = logits.scatter(1, mask[:, None], -torch.inf)
-        losses = token_losses(logits, labels) / self.time(batch["label_ticks"])
+        losses = token_losses(logits, labels) * self.label_weights(batch)
         with torch.no_grad():
             correct = (logits.argmax(-1) == labels).sum()
         return {self.name: losses.sum()}, {"accuracy": (correct, (labels != -100).sum())}

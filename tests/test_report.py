@@ -1,5 +1,6 @@
 """What a run reports: baselines against a hand count, lines and table, plot, model card, what the model says."""
 
+import copy
 import io
 import math
 
@@ -71,15 +72,44 @@ def test_unigram_baseline_by_hand(tokenizer):
     assert found["token"] == 10 and found["accuracy"] == pytest.approx(2 / 5)
 
 
-def test_baseline_counts_separators_where_they_are_predicted(causal_tokenizer):
+def test_baseline_answers_ends_by_their_share(causal_tokenizer):
     vocabulary = Vocabulary.from_tokenizer(causal_tokenizer)
     train = from_lists([[[300]], [[300]], [[301]]])
     held_out = from_lists([[[300, 301]], [[301]]])  # stream: 300 301 <end> 301 <end>, all but the first predicted
     found = unigram_baseline(train, EvaluationDataset(get_objective("clm"), held_out, vocabulary, length=16))
-    total = vocabulary.size + 6  # three tokens, three ends
-    loss = -(2 * math.log(2 / total) + 2 * math.log(4 / total)) / 4
-    assert found["loss"] == pytest.approx(loss)
+    text = 0.5 * 2 / (vocabulary.size + 3)  # half of what is asked for is text; three tokens, one of them 301
+    assert found["loss"] == pytest.approx(-(2 * math.log(text) + 2 * math.log(0.5)) / 4)
     assert found["token"] == vocabulary.eos_id and found["accuracy"] == pytest.approx(0.5)
+
+
+def test_baseline_is_given_which_sentinel_it_is(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens([f"<extra_id_{i}>" for i in range(20)], special_tokens=True)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    train, held_out = from_lists([[[50, 50, 51]]]), from_lists([[[50] * 24]])
+    objective = get_objective("span_corruption", noise_density=0.5)
+    dataset = EvaluationDataset(objective, held_out, vocabulary, length=64)
+    labels = DrawCollator(objective, vocabulary)(dataset[0])["label_ids"]
+    text, other = int((labels == 50).sum()), int((labels != 50).sum())
+    assert len(dataset) == 1 and text == 12 and other == 5  # four sentinels and the end
+    loss = -(12 * math.log(12 / 17 * 3 / (vocabulary.size + 3)) + 5 * math.log(5 / 17)) / 17
+    assert unigram_baseline(train, dataset)["loss"] == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("weighting", ["mdlm", "llada"])
+def test_baseline_weighs_tokens_as_diffusion_does(tokenizer, weighting):
+    """The objective's own loss for a model whose logits are the frequencies, whatever it reads."""
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    generator = np.random.default_rng(0)
+    train, held_out = (from_lists([generator.integers(20, 40, (30, 9)).tolist()]) for _ in range(2))
+    dataset = EvaluationDataset(get_objective("diffusion", weighting=weighting), held_out, vocabulary, length=24)
+    objective = dataset.objective
+    batch = DrawCollator(objective, vocabulary)(dataset.__getitems__(list(range(len(dataset)))))
+    counts = torch.bincount(torch.from_numpy(train.tokens[train.tokens >= 0]).long(), minlength=vocabulary.size) + 1
+    logits = counts.double().log().expand(len(batch["label_ids"]), -1)
+    expected = objective.loss({"logits": logits}, batch)[0]["diffusion"] / objective.counts(batch)["diffusion"]
+    # a model may not say [MASK], which "mdlm" takes out; of 270 tokens and as many more as the vocabulary has, one
+    assert unigram_baseline(train, dataset)["loss"] == pytest.approx(float(expected), rel=2e-3)
 
 
 def test_baseline_scores_the_positions_of_the_evaluation(tokenizer):
@@ -88,7 +118,8 @@ def test_baseline_scores_the_positions_of_the_evaluation(tokenizer):
     held_out = from_lists([[generator.integers(20, 100, 50).tolist()] for _ in range(20)])
     dataset = EvaluationDataset(get_objective("mlm"), held_out, vocabulary, length=24, seed=3)
     batches = [DrawCollator(dataset.objective, vocabulary)(dataset[i])["label_ids"] for i in range(len(dataset))]
-    assert predicted_tokens(dataset).tolist() == torch.cat(batches).tolist()
+    tokens, weights = predicted_tokens(dataset)
+    assert tokens.tolist() == torch.cat(batches).tolist() and np.allclose(weights, 1 / len(tokens))
 
 
 def test_no_baseline_without_predicted_tokens(tokenizer):
