@@ -213,6 +213,11 @@ class Mixture(Objective):
             found[_rows("")] = rows.sum()
         return found
 
+    def label_weights(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Those of the batch's component; plain losses have none."""
+        group, _ = self._group(batch)
+        return None if self._by_token(group) else self.components[self.names[group[0]]].label_weights(batch)
+
     def denominators(self, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Counts of a step, those of terms that only a part of its rows have raised by one over that part."""
         total = counts.get(_rows(""))

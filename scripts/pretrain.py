@@ -27,11 +27,12 @@ from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
-from pretrain_zoo.training.baselines import pair_label_loss, unigram_baseline
+from pretrain_zoo.training.baselines import component_baselines, pair_label_loss, unigram_baseline
 from pretrain_zoo.training.command_line import check_processes, run_command
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.examples import examples
 from pretrain_zoo.training.learning_rates import learning_rates
+from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
 from pretrain_zoo.training.prepare import (
     Data,
     all_texts,
@@ -147,6 +148,8 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         "tokens_per_second": statistics.median(
             [log["tokens_per_second"] for log in history if "tokens_per_second" in log] or [0.0]
         ),
+        "checkpoint_bytes": trainer.checkpoint_bytes,
+        "seconds_per_save": trainer.save_seconds / max(trainer.saves, 1),
         "device": f"{args.world_size} × {args.device.type}",
         "corpus": corpus,
         "settings": identity,
@@ -178,6 +181,8 @@ def report(
         baseline["word"] = tokenizer.decode([baseline.pop("token")]).strip()
         if run.objective.perplexity_term is None or any(name.endswith("_loss") for name in results["held_out"]):
             baseline.pop("loss")  # the sum of several terms does not compare with it
+    if isinstance(eval_dataset, MixedEvaluationDataset):
+        baseline = component_baselines(eval_dataset)
     results["baseline"] = baseline
     results["pair_label_loss"] = None if run.phases else pair_label_loss(eval_dataset)
     architecture = results["architecture"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import Vocabulary, get_objective
 from pretrain_zoo.scripts.pretrain import main
 from pretrain_zoo.training.arguments import parse_arguments
+from pretrain_zoo.training.baselines import component_baselines
 from pretrain_zoo.training.dataset import DrawCollator
 from pretrain_zoo.training.encode import encode
 from pretrain_zoo.training.learning_rates import learning_rates
@@ -301,6 +303,24 @@ def test_evaluation_is_of_the_phase_just_trained(text):
     assert names(5) == names(8) == {"masked", "other"}
 
 
+def test_each_component_of_the_last_phase_has_its_own_trivial_answer(text):
+    """Token frequencies of the component's corpus, counted anew, on the tokens that its held-out rows ask for."""
+    vocabulary, data = text[1], two_phases(text)
+    held_out = MixedEvaluationDataset(data, max_rows=6)
+    found = component_baselines(held_out)
+    assert set(found) == {"masked.mlm_loss", "masked.accuracy", "other.mlm_loss", "other.accuracy"}
+    collator = DrawCollator(data.objective, vocabulary)
+    for name, corpus in (("masked", text[2]), ("other", text[3])):
+        number = [c.name for c in data.components].index(name)
+        begin, end = held_out._begins[number : number + 2].tolist()
+        labels = [i for row in range(begin, end) for i in collator(held_out[row])["label_ids"].tolist()]
+        times = Counter(corpus.tokens[corpus.tokens >= 0].tolist())
+        total = sum(times.values()) + vocabulary.size
+        assert labels and min(labels) >= 0
+        by_hand = -sum(math.log((times[label] + 1) / total) for label in labels) / len(labels)
+        assert found[f"{name}.mlm_loss"] == pytest.approx(by_hand)
+
+
 def trainer_of(text, folder: Path, rates=None, **arguments) -> PretrainingTrainer:
     tokenizer, vocabulary, *_ = text
     data = two_phases(text)
@@ -425,6 +445,9 @@ def test_a_recipe_runs_from_the_command_line_and_is_kept(tmp_path, capsys):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 4 and results["objective"] == "clm → mlm"
     assert {"masked-one.mlm_loss", "masked-two.mlm_loss", "loss"} <= set(results["held_out"])
+    assert set(results["baseline"]) == {f"masked-{c}.{m}" for c in ("one", "two") for m in ("mlm_loss", "accuracy")}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"{results['baseline']['masked-two.mlm_loss']:.3f}" in card
     assert main(["--config", str(path)]) == 0
     assert "finished" in capsys.readouterr().out
     assert main(["--config", str(path), "--phases.masked.mlm_probability", "0.2"]) == 2

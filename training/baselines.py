@@ -9,14 +9,20 @@ import numpy as np
 import torch
 
 from ..objectives import Documents
+from ..objectives.sentence_pairs import SentencePairs
 from .dataset import DrawCollator, EvaluationDataset
+from .mixed_evaluation import MixedEvaluationDataset
 
 _CHUNK = 1 << 22  # tokens counted at a time
 _ROWS = 256
 
 
-def unigram_baseline(documents: Documents, dataset: EvaluationDataset) -> dict[str, float] | None:
+def unigram_baseline(
+    documents: Documents, dataset: EvaluationDataset, rows: range | None = None
+) -> dict[str, float] | None:
     """Scores of an add-one unigram model of `documents` on the tokens that `dataset` asks for.
+
+    Of a dataset of several components, `rows` are those of one: all of one objective.
 
     Special tokens that the documents do not hold (ends, sentinels) are answered as a class, by their share among the
     tokens asked for; which of them it is, is given away, since their order is fixed. Tokens count by the weights that
@@ -25,7 +31,7 @@ def unigram_baseline(documents: Documents, dataset: EvaluationDataset) -> dict[s
     Returns `loss` (nats per token), `perplexity`, `accuracy` (of always saying the most frequent token) and that
     `token`'s id; `None` for objectives that predict no tokens.
     """
-    found = predicted_tokens(dataset)
+    found = predicted_tokens(dataset, rows)
     if found is None or not len(found[0]):
         return None
     labels, weights = found
@@ -48,14 +54,36 @@ def unigram_baseline(documents: Documents, dataset: EvaluationDataset) -> dict[s
     return {"loss": loss, "perplexity": math.exp(loss), "accuracy": accuracy, "token": token}
 
 
-def predicted_tokens(dataset: EvaluationDataset) -> tuple[np.ndarray, np.ndarray] | None:
-    """Every token that the dataset's objective predicts in it, int64, and its weight in the loss.
+def component_baselines(dataset: MixedEvaluationDataset) -> dict[str, float]:
+    """Trivial losses and accuracies of each component of a mixed run's last phase, by the names of its metrics.
+
+    `en.mlm_loss` and `en.accuracy` are those of the token frequencies of the component's own corpus, `en.nsp_loss` is
+    that of the shares of the labels. Terms of objectives that have several, unless put together from objectives of one
+    each, are left out.
+    """
+    found: dict[str, float] = {}
+    for component, rows in dataset.after(dataset.run.max_steps).shown():
+        tokens = None
+        for objective in getattr(component.objective, "parts", (component.objective,)):
+            pair = pair_label_loss(dataset, rows) if isinstance(objective, SentencePairs) else None
+            if pair is not None:
+                found[f"{component.name}.{objective.name}_loss"] = pair
+            elif objective.perplexity_term is not None:
+                tokens = tokens or unigram_baseline(component.train, dataset, rows)
+                if tokens is not None:
+                    found[f"{component.name}.{objective.perplexity_term}_loss"] = tokens["loss"]
+                    found[f"{component.name}.accuracy"] = tokens["accuracy"]
+    return found
+
+
+def predicted_tokens(dataset: EvaluationDataset, rows: range | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Every token that the dataset's objective predicts in it (or in these rows), int64, and its weight in the loss.
 
     Weights are 1 / number of tokens unless the objective has others. `None` if its batches have no `label_ids`.
     """
     objective = dataset.objective
     found, weights, count = [], [], 0.0
-    for batch in _batches(dataset):
+    for batch in _batches(dataset, rows):
         if "label_ids" not in batch:
             return None
         labels = batch["label_ids"]
@@ -63,21 +91,22 @@ def predicted_tokens(dataset: EvaluationDataset) -> tuple[np.ndarray, np.ndarray
         real = labels >= 0
         found.append(labels[real].numpy())
         weights.append(torch.ones_like(labels[real], dtype=torch.float64) if weight is None else weight[real])
-        count += float(real.sum() if weight is None else objective.counts(batch)[objective.name])
+        count += float(real.sum() if weight is None else next(iter(objective.counts(batch).values())))
     return np.concatenate(found), torch.cat(weights).double().numpy() / max(count, 1)
 
 
-def pair_label_loss(dataset: EvaluationDataset) -> float | None:
+def pair_label_loss(dataset: EvaluationDataset, rows: range | None = None) -> float | None:
     """Nats per sentence pair of answering with the shares of the labels; `None` for objectives without pairs."""
     if "pair_labels" not in dataset.objective.columns:
         return None
-    counts = np.bincount(np.concatenate([batch["pair_labels"].numpy() for batch in _batches(dataset)]))
+    counts = np.bincount(np.concatenate([batch["pair_labels"].numpy() for batch in _batches(dataset, rows)]))
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
 
 
-def _batches(dataset: EvaluationDataset) -> Iterator[dict[str, torch.Tensor]]:
-    """The whole dataset, corrupted, some rows at a time."""
+def _batches(dataset: EvaluationDataset, rows: range | None) -> Iterator[dict[str, torch.Tensor]]:
+    """The dataset's rows, or these of them, corrupted, some at a time."""
     collator = DrawCollator(dataset.objective, dataset.vocabulary)
-    for start in range(0, len(dataset), _ROWS):
-        yield collator(dataset.__getitems__(list(range(start, min(start + _ROWS, len(dataset))))))
+    rows = range(len(dataset)) if rows is None else rows
+    for start in range(0, len(rows), _ROWS):
+        yield collator(dataset.__getitems__(list(rows[start : start + _ROWS])))

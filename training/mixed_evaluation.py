@@ -9,7 +9,7 @@ import numpy as np
 from ..objectives import Draws
 from ..objectives.mixture import MixedRows
 from .dataset import DrawnRows, EvaluationDataset
-from .mixture import PhasedDataset, Stretch, with_language
+from .mixture import Component, PhasedDataset, Stretch, with_language
 
 
 class MixedEvaluationDataset(EvaluationDataset):
@@ -56,12 +56,15 @@ class MixedEvaluationDataset(EvaluationDataset):
         example = drawn.draws.example
         return DrawnRows(MixedRows(c, {c: rows}), Draws.of(self.seed, example, 0, example, component=c))
 
+    def shown(self) -> list[tuple[Component, range]]:
+        """The phase's components, each with the numbers of its rows."""
+        return [(self.run.components[c], range(*self._begins[c : c + 2].tolist())) for c in self._stretch.ids]
+
     def batches(self, size: int) -> list[list[list[int]]]:
         """Row numbers of the phase's components, batches of one component each."""
         found = []
-        for c in self._stretch.ids:
-            begin, end = self._begins[c : c + 2].tolist()
-            found += [[list(range(i, min(i + size, end)))] for i in range(begin, end, size)]
+        for _, rows in self.shown():
+            found += [[list(rows[i : i + size])] for i in range(0, len(rows), size)]
         return found
 
     def loss_of(self, means: dict[str, float], terms: Any, progress: float) -> float:
