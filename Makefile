@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install pretrain glue test quality style benchmark clean
+.PHONY: help install pretrain glue show test quality style benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ glue: $(STAMP) ## pretrain, fine-tune on three offline tasks, compare with rando
 	[ -f $(GLUE_MODEL)/results.json ] || $(BIN)/python -m pretrain_zoo.scripts.pretrain
 	$(BIN)/python -m pretrain_zoo.scripts.run_glue --model_name_or_path $(GLUE_MODEL) --task_name probes \
 		--random_baseline --pooling mean --learning_rate 1e-3 --num_train_epochs 4 $(ARGS)
+
+show: $(STAMP) ## build/objectives.html: what each objective does to a text; ARGS='--text "My own."' are passed on
+	$(BIN)/python -m pretrain_zoo.scripts.show --html build/objectives.html $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false

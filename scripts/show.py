@@ -2,42 +2,55 @@
 
     python -m pretrain_zoo.scripts.show --list
     python -m pretrain_zoo.scripts.show --objective whole_word_mlm "Pretraining is embarrassingly parallel."
-    python -m pretrain_zoo.scripts.show --objective mlm --mlm_probability 0.4 --seed 1 --tokenizer_name ./my-tokenizer
+    python -m pretrain_zoo.scripts.show --objective mlm --mlm_probability 0.4 --seed 1 --tokenizer ./my-tokenizer
+    python -m pretrain_zoo.scripts.show --html page.html --text_file my.txt --tokenizer ./my-tokenizer
 
-Masked and other special tokens are yellow, tokens put in place of others red, tokens to predict that stay as they are
-green. Settings of the objective are flags. Each text is a document; without any, two short ones are shown.
+Mask tokens and sentinels are yellow, tokens put in place of others red, tokens to predict that stay as they are green,
+others that were not in the text, or not there, blue. Settings of the objective are flags. Each text is a document;
+without any, two short ones are shown. `--html` writes a page for a browser, of all objectives unless one is named, that
+also shows which tokens see which.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 import os
 import re
 import sys
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pretrain_zoo.objectives import Columns, Documents, Draws, Objective, Ragged, Vocabulary, list_objectives
+from pretrain_zoo.objectives import Objective, get_objective, list_objectives
 from pretrain_zoo.objectives.registry import objective_class
+from pretrain_zoo.scripts.show_examples import Token, examples
+from pretrain_zoo.scripts.show_html import make_card, page
 from pretrain_zoo.training.arguments import ModelArguments, default_model
+from pretrain_zoo.training.command_line import ArgumentParser, run_command
 from pretrain_zoo.training.corpora import CorpusArguments
-from pretrain_zoo.training.encode import encode
-from pretrain_zoo.training.objective_arguments import objective_from_arguments, settings_of
+from pretrain_zoo.training.objective_arguments import objective_from_arguments, parts_of, settings_of
 from pretrain_zoo.training.prepare import get_tokenizer
 
 TEXTS = [
     "The cat sat on the mat. It watched the unbelievably small birds in the garden. Then it went to sleep.",
     "A language model predicts words. It learns from text that nobody has labelled.",
 ]
-ROWS, SHORTEST = 4, 16
-"""Examples shown at most, and the length below which none is tried."""
+ROWS, PAGE_LENGTH, DOCUMENTS = 4, 48, 8
+"""Examples printed at most, tokens of an example on a page, texts taken of a file."""
+VARIANTS: list[tuple[str, Objective, str, str, dict[str, Any]]] = [
+    ("clm, documents apart", get_objective("clm", document_attention=True), "clm", "gpt2-tiny", {}),
+    ("mlm, sliding window", get_objective("mlm"), "mlm", "modernbert-tiny", {"local_attention": 12}),
+]
+"""More for the page: title, objective, its name, model and settings of that."""
 SPECIAL, REPLACED, KEPT = "bold yellow", "bold red", "bold green"
+STYLES = {"": "", "masked": SPECIAL, "sentinel": SPECIAL, "special": "dim", "replaced": REPLACED, "kept": KEPT}
+STYLES |= {"target": KEPT, "inserted": "bold cyan", "moved": "cyan", "deleted": "strike"}
+"""Styles of the roles of tokens."""
 _CITATION = re.compile(r"([A-Z][\w’-]+(?: et al\.| & [A-Z][\w’-]+) \d{4})(?:[^;()]{0,150}?, (arXiv \d{4}\.\d{4,5}))?")
 
 
@@ -67,15 +80,11 @@ def paper(cls: type[Objective]) -> str:
     return ""
 
 
-def pieces(tokenizer: Any, ids: Any, styles: list[str] | None = None) -> Text:
-    """Tokens as text, each in its style, with spaces where the tokenizer has them."""
+def pieces(tokens: list[Token]) -> Text:
+    """Tokens in the colours of their roles, with spaces where the tokenizer has them."""
     line = Text()
-    marked = sum(token.startswith(("Ġ", "▁")) for token in tokenizer.get_vocab()) > len(tokenizer) / 50
-    special = set(tokenizer.all_special_tokens)
-    for i, token in enumerate(tokenizer.convert_ids_to_tokens([int(i) for i in ids])):
-        starts = not marked or token in special or token.startswith(("Ġ", "▁"))
-        shown = tokenizer.convert_tokens_to_string([token]).strip() if marked and token not in special else token
-        line.append(" " if starts and i else "").append(shown, styles[i] if styles else "")
+    for i, token in enumerate(tokens):
+        line.append(" " if token.spaced and i else "").append(token.text, STYLES[token.role])
     return line
 
 
@@ -84,59 +93,12 @@ def show(objective: Objective, tokenizer: Any, texts: list[str], length: int = 6
 
     Raises `ValueError` for texts and tokenizers that the objective cannot use.
     """
-    vocabulary = Vocabulary.from_tokenizer(tokenizer)
-    objective.check(vocabulary)
-    documents: Documents = encode(tokenizer.backend_tokenizer, texts)
-    pairs = np.arange(len(documents) // 2 * 2).reshape(-1, 2)  # each second text stands for a translation
-    documents = dataclasses.replace(documents, translations=pairs)
-    options = {"seed": seed, "epoch": 0, "global_batch": 1}
-    plan = objective.plan(documents, vocabulary, length=length, **options)
-    while not len(plan) and length > SHORTEST:  # some plans drop what does not fill an example
-        length //= 2
-        plan = objective.plan(documents, vocabulary, length=length, **options)
-    count = min(len(plan), ROWS)
-    if not count:
-        raise ValueError("these texts give no example; give longer ones, or more of them")
-    rows = plan.rows(np.arange(count))
-    before = rows["input_ids"].tolist()
-    columns = objective.corrupt(rows, Draws.of(seed, np.arange(count), 0, np.arange(count)), vocabulary)
     lines = []
-    for row in range(count):
-        lines += _example(columns, before[row], row, tokenizer, vocabulary) + [Text()]
+    for example in islice(examples(objective, tokenizer, texts, length, seed), ROWS):
+        shown = {name: pieces(tokens) for name, tokens in example.lines.items()}
+        shown |= {name: Text(value) for name, value in example.values.items()}
+        lines += [Text.assemble((f"{name:>18}  ", "dim"), content) for name, content in shown.items()] + [Text()]
     return lines
-
-
-def _example(columns: Columns, before: list[int], row: int, tokenizer: Any, vocabulary: Vocabulary) -> list[Text]:
-    def line(name: str, content: Text) -> Text:
-        return Text.assemble((f"{name:>18}  ", "dim"), content)
-
-    predicted = columns["label_positions"].row(row).tolist() if "label_positions" in columns else []
-    lines = [line("text", pieces(tokenizer, before))]
-    for name, column in columns.items():
-        if name.endswith("input_ids") and isinstance(column, Ragged):
-            ids = column.row(row).tolist()
-            lines.append(line(name, pieces(tokenizer, ids, _styles(ids, before, predicted, vocabulary))))
-    if "label_ids" in columns:
-        targets = columns["label_ids"].row(row)
-        lines.append(line("predict", pieces(tokenizer, targets[targets >= 0], [KEPT] * len(targets))))
-    for name, column in columns.items():
-        if not isinstance(column, Ragged) and np.ndim(column) == 1:
-            lines.append(line(name, Text(str(column[row]))))
-    return lines
-
-
-def _styles(ids: list[int], before: list[int], predicted: list[int], vocabulary: Vocabulary) -> list[str]:
-    """A style for each token of an input; what became of tokens shows only where positions stay the same."""
-    same = len(ids) == len(before)
-    some = set(predicted) if len(predicted) < len(ids) - 1 else set()  # all are predicted: that says nothing
-    styles = []
-    for i, token in enumerate(ids):
-        changed = same and token != before[i]
-        if not vocabulary.maskable[token]:
-            styles.append(SPECIAL if changed or not same or token == vocabulary.mask_id else "dim")
-        else:
-            styles.append(REPLACED if changed else KEPT if same and i in some else "")
-    return styles
 
 
 def split_texts(name: str, arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -155,40 +117,85 @@ def split_texts(name: str, arguments: list[str]) -> tuple[list[str], list[str]]:
     return settings, texts
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "show",
-        usage="show [--list] [--objective NAME] [--SETTING VALUE …] [TEXT …]",
+def get_texts(given: argparse.Namespace, texts: list[str]) -> list[str]:
+    """The texts named on the command line, or the example's. Raises `ValueError` for a file that cannot be read."""
+    texts = [*texts, *given.text]
+    if given.text_file is not None:
+        texts += islice(CorpusArguments(given.text_file).open(), DOCUMENTS)
+    return texts or TEXTS
+
+
+def write_page(given: argparse.Namespace, settings: list[str], texts: list[str], known: list[str]) -> str:
+    """Write the page of one objective, or of all of them; returns a line for people."""
+    if given.objective is None and settings:
+        raise ValueError(f"{settings[0]}: settings of an objective need its name; give --objective, too")
+    length = given.max_seq_length or PAGE_LENGTH
+    names = [given.objective] if given.objective else list_objectives()
+    wanted = [(n, objective_from_arguments(n, settings, known), n, default_model(n), {}) for n in names]
+    wanted += [] if given.objective else VARIANTS
+    cards = []
+    for title, objective, name, preset, overrides in wanted:
+        tokenizer = tokenizer_for(objective, preset, given.tokenizer_name)
+        source = ", ".join(filter(None, map(paper, parts_of(name))))
+        cards.append(make_card(title, objective, source, tokenizer, preset, texts, length, given.seed, **overrides))
+    path = Path(given.html)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = given.tokenizer_name or "one for each family of models, trained on the embedded corpus"
+    path.write_text(page(cards, texts, named, given.seed), encoding="utf-8")
+    return f"{path}: {len(cards)} objectives and variants, {path.stat().st_size / 1000:.0f} kB"
+
+
+def tokenizer_for(objective: Objective, preset: str, name: str | None) -> Any:
+    """The tokenizer named, or one for the preset, with the special tokens that the objective needs."""
+    corpus = CorpusArguments()
+    model = ModelArguments(model_name_or_path=preset, tokenizer_name=name)
+    return get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective.special_tokens)
+
+
+def run(argv: list[str] | None, console: Console) -> None:
+    """List, print or write what the arguments ask for. Raises `ValueError` or `OSError` for bad ones."""
+    parser = ArgumentParser(
+        prog="show",
+        usage="show [--list] [--objective NAME] [--SETTING VALUE …] [--html PAGE] [TEXT …]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--list", action="store_true", help="list all objectives")
     parser.add_argument("--markdown", action="store_true", help="the list as Markdown")
-    parser.add_argument("--objective", default="mlm")
-    parser.add_argument("--tokenizer_name", help="folder or Hub name; default: one trained on the embedded corpus")
-    parser.add_argument("--max_seq_length", type=int, default=64)
+    parser.add_argument("--objective", help="default: mlm; of a page, all")
+    parser.add_argument("--html", metavar="PAGE", help="write a page for a browser to this file")
+    parser.add_argument("--text", action="append", default=[], help="a text; may be given several times")
+    parser.add_argument("--text_file", help=f"a file of texts, as for pretrain; its first {DOCUMENTS} are shown")
+    parser.add_argument(
+        "--tokenizer_name", "--tokenizer", help="folder or Hub name; default: one trained on the embedded corpus"
+    )
+    parser.add_argument(
+        "--max_seq_length", type=int, help=f"tokens of an example; default: 64, of a page {PAGE_LENGTH}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given, remaining = parser.parse_known_args(argv)
-    console = Console(highlight=False)
     if given.list:
         print(objectives_markdown()) if given.markdown else console.print(objectives_table())
-        return 0
-    try:
-        settings, texts = split_texts(given.objective, remaining)
-        objective = objective_from_arguments(given.objective, settings, [action.dest for action in parser._actions])
-        corpus = CorpusArguments()
-        model = ModelArguments(model_name_or_path=default_model(given.objective), tokenizer_name=given.tokenizer_name)
-        tokenizer = get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective.special_tokens)
-        lines = show(objective, tokenizer, texts or TEXTS, given.max_seq_length, given.seed)
-    except (ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-        return 2
-    console.print(f"[bold]{given.objective}[/bold]: {objective.summary}\n")
+        return
+    known = [action.dest for action in parser._actions]
+    name = given.objective or "mlm"
+    settings, texts = split_texts(name, remaining)
+    texts = get_texts(given, texts)
+    if given.html:
+        console.print(write_page(given, settings, texts, known), markup=False)
+        return
+    objective = objective_from_arguments(name, settings, known)
+    tokenizer = tokenizer_for(objective, default_model(name), given.tokenizer_name)
+    lines = show(objective, tokenizer, texts, given.max_seq_length or 64, given.seed)
+    console.print(f"[bold]{name}[/bold]: {objective.summary}\n")
     for line in lines:
         console.print(line)
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(lambda console: run(argv, console), resumes=None)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 
 from pretrain_zoo.objectives import Vocabulary, get_objective, list_objectives
 from pretrain_zoo.objectives.registry import objective_class
-from pretrain_zoo.scripts.show import KEPT, REPLACED, SPECIAL, main, paper, pieces, show, split_texts
+from pretrain_zoo.scripts.show import KEPT, REPLACED, SPECIAL, main, paper, show, split_texts
+from pretrain_zoo.scripts.show_examples import token_texts
 from pretrain_zoo.training.tokenizer import train_tokenizer
 
 TEXTS = [
@@ -111,6 +112,6 @@ def test_errors(capsys, arguments, message):
 
 def test_byte_level_pieces_keep_their_spaces():
     tokenizer = train_tokenizer(TEXTS * 10, "gpt2", 320)
-    ids = tokenizer(TEXTS[0]).input_ids
-    assert pieces(tokenizer, ids).plain == TEXTS[0]
+    texts = token_texts(tokenizer, tokenizer(TEXTS[0]).input_ids)
+    assert "".join(" " * (spaced and i > 0) + text for i, (text, spaced) in enumerate(texts)) == TEXTS[0]
     assert Vocabulary.from_tokenizer(tokenizer).size == len(np.unique(list(tokenizer.get_vocab().values())))
