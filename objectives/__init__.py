@@ -16,6 +16,7 @@ from . import (  # noqa: F401 - registers
     recurrent,
     replaced_tokens,
     sentence_pairs,
+    seq2seq_prefix_lm,
     span_corruption,
     spans,
     translation,
@@ -50,6 +51,7 @@ from .mixture import Mixture
 from .permutation import DataCollatorForPermutationLanguageModeling
 from .ragged import Ragged
 from .registry import get_objective, list_objectives, register
+from .seq2seq_prefix_lm import DataCollatorForSeq2SeqPrefixLM
 from .span_corruption import DataCollatorForT5MLM
 from .translation import DataCollatorForTLM
 from .vocabulary import Vocabulary
@@ -71,6 +73,7 @@ __all__ = [
     "DataCollatorForPermutationLanguageModeling",
     "DataCollatorForPrefixLM",
     "DataCollatorForSOP",
+    "DataCollatorForSeq2SeqPrefixLM",
     "DataCollatorForSpanMask",
     "DataCollatorForT5MLM",
     "DataCollatorForTLM",

@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gsg": BART | {"max_steps": 300},
     "mass": BART | {"max_steps": 500},
     "span_corruption": {"max_steps": 300},
+    "seq2seq_prefix_lm": {"max_steps": 300},
     "ul2": {"max_steps": 300},
 }
 """What an objective's run has beside `COMMON`, which it overrides."""

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import get_objective
 
-SEQ2SEQ = [(name, "t5-tiny") for name in ("span_corruption", "ul2", "gsg")]
+SEQ2SEQ = [(name, "t5-tiny") for name in ("span_corruption", "ul2", "gsg", "seq2seq_prefix_lm")]
 SEQ2SEQ += [(name, "bart-tiny") for name in ("denoising", "mass", "gsg", "span_corruption")]
 CAUSAL = [("clm", "gpt2-tiny"), ("clm", "llama-tiny"), ("clm", "mixtral-tiny")]
 CAUSAL += [("fim", "gpt2-tiny"), ("fim", "llama-tiny"), ("prefix_lm", "gpt2-tiny"), ("prefix_lm", "llama-tiny")]

@@ -15,7 +15,7 @@ from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 
 SETTINGS = {"span_corruption": {"noise_density": 0.3}, "fim": {"fim_rate": 1.0}, "clm": {"packing": "documents"}}
-PAIRS = [(name, "switch-tiny") for name in ("span_corruption", "ul2", "denoising", "mass", "gsg")]
+PAIRS = [(name, "switch-tiny") for name in ("span_corruption", "ul2", "denoising", "mass", "gsg", "seq2seq_prefix_lm")]
 PAIRS += [(name, "mixtral-tiny") for name in ("clm", "fim", "prefix_lm")]
 NAMES = {"switch-tiny": {"load_balancing", "router_z"}, "mixtral-tiny": {"load_balancing"}}
 

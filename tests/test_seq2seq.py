@@ -20,6 +20,7 @@ OBJECTIVES = {
     "denoising": {},
     "mass": {},
     "gsg": {},
+    "seq2seq_prefix_lm": {},
 }
 TINY = {
     "bart-tiny": {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0},

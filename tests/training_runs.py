@@ -54,6 +54,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "mass": ("bart-tiny", {}),
     "gsg": ("bart-tiny", {}),
     "span_corruption": ("t5-tiny", {"noise_density": 0.3}),  # more than one span, whose places vary
+    "seq2seq_prefix_lm": ("t5-tiny", {}),
     "ul2": ("t5-tiny", {}),
     "distillation(mlm)": ("bert-tiny", {"teacher": "bert-tiny", "hidden_weight": 1.0, "relation_weight": 1.0}),
 }
