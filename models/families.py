@@ -47,8 +47,8 @@ def _bert(layers: int, hidden: int, **more: Any) -> Settings:
     return settings | more
 
 
-def _gpt2(layers: int, hidden: int) -> Settings:
-    return {"n_layer": layers, "n_embd": hidden, "n_head": hidden // 64}
+def _gpt2(layers: int, hidden: int, heads: int | None = None) -> Settings:
+    return {"n_layer": layers, "n_embd": hidden, "n_head": heads or hidden // 64}
 
 
 def _llama(layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int, **more: Any) -> Settings:
@@ -152,14 +152,33 @@ FAMILIES: dict[str, Family] = {
         | {"small": _bert(10, 384, intermediate_size=576), "medium": _bert(19, 512, intermediate_size=768)}
         | {"base": _bert(22, 768, intermediate_size=1152), "large": _bert(28, 1024, intermediate_size=2624)},
     ),
+    # Radford et al. 2018: norms after the layers
+    "gpt1": Family("openai-gpt", _miniatures(_gpt2, "tiny", "mini") | {"base": _gpt2(12, 768)}),
     # Radford et al. 2019; "base" is the 124M model
     "gpt2": Family(
         "gpt2",
         _miniatures(_gpt2, "tiny", "mini")
         | {"base": _gpt2(12, 768), "medium": _gpt2(24, 1024), "large": _gpt2(36, 1280), "xl": _gpt2(48, 1600)},
     ),
+    # Brown et al. 2020, table 2.1, names as there; all attention is dense. "xl" has 16 heads and "13b" a width of 5120:
+    # the table's 24 heads of 128 in a width of 2048, and 40 of 128 in 5140, do not go together
+    "gpt3": Family(
+        "gpt2",
+        _miniatures(_gpt2, "tiny", "mini")
+        | {
+            "small": _gpt2(12, 768),
+            "medium": _gpt2(24, 1024),
+            "large": _gpt2(24, 1536, 16),
+            "xl": _gpt2(24, 2048, 16),
+            "2.7b": _gpt2(32, 2560, 32),
+            "6.7b": _gpt2(32, 4096, 32),
+            "13b": _gpt2(40, 5120, 40),
+            "175b": _gpt2(96, 12288, 96),
+        },
+        {"n_positions": 2048},
+    ),
     # Touvron et al. 2023. "small" and "base" are the 42M and 110M models of llama2.c, "135m" and "360m" SmolLM2 (Allal
-    # et al. 2025), "1.1b" TinyLlama (Zhang et al. 2024); "7b" is LLaMA 2
+    # et al. 2025), "1.1b" TinyLlama (Zhang et al. 2024); "7b", "13b" and "70b" are LLaMA 2
     "llama": Family(
         "llama",
         {
@@ -171,6 +190,8 @@ FAMILIES: dict[str, Family] = {
             "360m": _llama(32, 960, 15, 5, 2560, tie_word_embeddings=True, rms_norm_eps=1e-5),
             "1.1b": _llama(22, 2048, 32, 4, 5632, rms_norm_eps=1e-5),
             "7b": _llama(32, 4096, 32, 32, 11008, rms_norm_eps=1e-5, max_position_embeddings=4096),
+            "13b": _llama(40, 5120, 40, 40, 13824, rms_norm_eps=1e-5, max_position_embeddings=4096),
+            "70b": _llama(80, 8192, 64, 8, 28672, rms_norm_eps=1e-5, max_position_embeddings=4096),
         },
     ),
     # Jiang et al. 2024, the coefficient of load balancing as released; "tiny" and "mini" are scaled down, four experts
@@ -219,16 +240,20 @@ FAMILIES: dict[str, Family] = {
             "small": _t5(6, 512, 8, 2048),
             "base": _t5(12, 768, 12, 3072),
             "large": _t5(24, 1024, 16, 4096),
+            "3b": _t5(24, 1024, 32, 16384, d_kv=128),
+            "11b": _t5(24, 1024, 128, 65536, d_kv=128),
         },
         decoder_start="pad",
     ),
-    # Fedus et al. 2021, with their coefficient of load balancing; "base" has 8 experts in every second layer
+    # Fedus et al. 2021, with their coefficient of load balancing; "base" has 8 experts in every second layer,
+    # "large" 128, as released (switch-base-8, switch-large-128)
     "switch": Family(
         "switch_transformers",
         {
             "tiny": _switch(2, 128, 2, 512, num_experts=4),
             "mini": _switch(4, 256, 4, 1024, num_experts=4),
             "base": _switch(12, 768, 12, 3072, num_experts=8),
+            "large": _switch(24, 1024, 16, 4096, num_experts=128),
         },
         {"router_aux_loss_coef": 0.01},
         decoder_start="pad",

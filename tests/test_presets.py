@@ -45,6 +45,7 @@ PUBLISHED = {
     "mpnet-base": (109_486_464, 30527),
     "modernbert-base": (149_014_272, 50368),
     "modernbert-large": (394_781_696, 50368),
+    "gpt1-base": (116_534_784, 40478),
     "gpt2-base": (124_439_808, 50257),
     "gpt2-medium": (354_823_168, 50257),
     "gpt2-large": (774_030_080, 50257),
@@ -56,12 +57,16 @@ PUBLISHED = {
     "t5-small": (60_506_624, 32128),
     "t5-base": (222_903_552, 32128),
     "t5-large": (737_668_096, 32128),
+    "t5-3b": (2_851_598_336, 32128),
+    "t5-11b": (11_307_321_344, 32128),
 }
 PUBLISHED_CAUSAL_LM = {
     "llama-135m": (134_515_008, 49152),
     "llama-360m": (361_821_120, 49152),
     "llama-1.1b": (1_100_048_384, 32000),
     "llama-7b": (6_738_415_616, 32000),
+    "llama-13b": (13_015_864_320, 32000),
+    "llama-70b": (68_976_648_192, 32000),
     "mixtral-8x7b": (46_702_792_704, 32000),
 }
 # Known in millions only: (millions, vocabulary)
@@ -74,8 +79,11 @@ PUBLISHED_MILLIONS = {
     "t5-tiny": (15.6, 32128),
     "t5-mini": (31.2, 32128),
     "switch-base": (619, 32128),
+    "switch-large": (26_300, 32128),
     "xlm-base": (249, 95000),
 }
+# Brown et al. 2020, table 2.1, in millions; what they give in two digits is 2 % or less off the sum of its weights
+GPT3 = {"small": 125, "medium": 350, "large": 760, "xl": 1300, "2.7b": 2700, "6.7b": 6700, "13b": 13000, "175b": 175000}
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 
 
@@ -120,6 +128,11 @@ def test_parameters_equal_the_released_causal_model(preset):
 def test_parameters_round_to_the_published_figure(preset):
     millions, size = PUBLISHED_MILLIONS[preset]
     assert count(preset, size) / 1e6 == pytest.approx(millions, rel=0.012)
+
+
+@pytest.mark.parametrize("size", GPT3)
+def test_parameters_round_to_the_table_of_gpt3(size):
+    assert count(f"gpt3-{size}", 50257) / 1e6 == pytest.approx(GPT3[size], rel=0.02)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

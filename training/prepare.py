@@ -30,7 +30,7 @@ from .survey import summary, survey
 from .tokenizer import train_tokenizer
 
 KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "t5", "switch"), "bpe")
-KINDS |= dict.fromkeys(("gpt2", "llama", "mixtral"), "gpt2")
+KINDS |= dict.fromkeys(("gpt1", "gpt2", "gpt3", "llama", "mixtral"), "gpt2")
 """Kind of tokenizer that is trained for a preset's family; "wordpiece" for all others."""
 
 
