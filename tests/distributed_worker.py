@@ -5,6 +5,7 @@ accelerate launch --config_file accelerate_config.yaml --num_processes 2 tests/d
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from training_runs import OBJECTIVES, ROWS, Gradients, make_mixed_trainer, make_objective, make_trainer
 from transformers import TrainerCallback
 
 from pretrain_zoo.training import trainer as trainer_module
+from pretrain_zoo.training.lamb import Lamb
 from pretrain_zoo.training.sums import Sums
 from pretrain_zoo.training.trainer import BadLossError, PretrainingTrainer
 
@@ -165,11 +169,28 @@ def sharded(folder: Path) -> None:
             (folder / f"{name}.json").write_text(json.dumps(record))
 
 
+def lamb(folder: Path) -> None:
+    """LAMB on sharded tensors and on whole ones, with the same gradients: the largest relative difference."""
+    torch.manual_seed(0)
+    whole = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.LayerNorm(7), torch.nn.Linear(7, 3)).double()
+    shards = fully_shard(copy.deepcopy(whole), mesh=init_device_mesh("cpu", (2,)))
+    rows = torch.randn(8, 5, dtype=torch.float64)
+    for model in (whole, shards):
+        optimizer = Lamb(model.parameters(), lr=0.05, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(rows).square().mean().backward()
+            optimizer.step()
+    pairs = [(one, other.full_tensor()) for one, other in zip(whole.parameters(), shards.parameters())]
+    worst = max(float((one - other).norm() / one.norm()) for one, other in pairs)
+    (folder / f"lamb-{dist.get_rank()}.json").write_text(json.dumps(worst))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     results = Path(sys.argv[1])
     for objective in OBJECTIVES:
         make_objective(objective)  # teachers are written: once the processes are joined, only one of them writes
-    for part in (sharded,) if sys.argv[2:] == ["fsdp"] else (updates, mixtures, evaluation, resume, bad_loss):
+    for part in (sharded, lamb) if sys.argv[2:] == ["fsdp"] else (updates, mixtures, evaluation, resume, bad_loss):
         part(results)
     dist.destroy_process_group()

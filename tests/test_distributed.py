@@ -42,9 +42,8 @@ def two_processes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def sharded(tmp_path_factory) -> Path:
     """The same under FSDP2."""
-    options = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-    options += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return launch(tmp_path_factory.mktemp("sharded"), *options, part="fsdp")
+    folder = tmp_path_factory.mktemp("sharded")
+    return launch(folder, "--config_file", f"{ROOT}/accelerate_configs/fsdp2.yaml", part="fsdp")
 
 
 @pytest.mark.parametrize("name, dtype", RUNS, ids=[f"{name}-{dtype}".replace("torch.", "") for name, dtype in RUNS])
@@ -136,3 +135,8 @@ def test_fsdp_trains_evaluates_and_resumes_alike(sharded, tmp_path, name):
     plain = AUTO_CLASSES[trainer.objective.architecture].from_pretrained(sharded / f"final-{name}")
     for key, parameter in trainer.model.main.named_parameters():
         torch.testing.assert_close(plain.get_parameter(key).double(), parameter.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_lamb_measures_sharded_tensors_whole(sharded):
+    for rank in range(2):
+        assert json.loads((sharded / f"lamb-{rank}.json").read_text()) < 1e-12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,15 @@ class CheckpointingTrainer(Trainer):
 
     Attributes:
         throughput: what saving is not counted in.
+        saves, save_seconds: checkpoints that this process saw written, and how long they took altogether.
+        checkpoint_bytes: size on disk of the last of them; the first process knows it.
     """
 
     train_dataset: Any
     throughput: Throughput
+    saves = 0
+    save_seconds = 0.0
+    checkpoint_bytes = 0
     _memory: StreamMemory | None = None
     _staging: Path | None = None
 
@@ -94,6 +100,7 @@ class CheckpointingTrainer(Trainer):
         run = Path(self._get_output_dir(trial))
         staging, target = run / STAGING, run / f"checkpoint-{self.state.global_step}"
         staged = staging / target.name
+        began = time.perf_counter()
         with self.throughput.paused():
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -113,8 +120,11 @@ class CheckpointingTrainer(Trainer):
                 self.state.save_to_json(str(staged / "trainer_state.json"))
                 (staged / DATA_STATE).write_text(json.dumps(self.train_dataset.state(self.state.global_step), indent=1))
                 publish(staged, target)
+                self.checkpoint_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
                 rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
             self._barrier()
+        self.saves += 1
+        self.save_seconds += time.perf_counter() - began
 
     def _barrier(self) -> None:
         if self.args.world_size > 1:
