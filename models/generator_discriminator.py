@@ -196,7 +196,7 @@ class GeneratorMaskedLM(GeneratorDiscriminator):
         self.rows.positions = positions
         try:
             outputs = dict(self.main(**inputs).items())
-            return outputs | {"logits": outputs["logits"][0], "hidden": self.rows.hidden}
+            return outputs | {"logits": outputs["logits"].squeeze(0), "hidden": self.rows.hidden}
         finally:
             self.rows.positions = self.rows.hidden = None
 

@@ -71,22 +71,3 @@ def attach(model: Any) -> LabelledRows:
     rows = LabelledRows()
     hook_point(model).register_forward_hook(rows)
     return rows
-
-
-class _Both(torch.autograd.Function):
-    """Logits, and some rows of them; their gradients meet without another tensor of the logits' size in zeros."""
-
-    @staticmethod
-    def forward(ctx, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(rows)
-        return logits.view_as(logits), logits.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx, *along: torch.Tensor):
-        (rows,) = ctx.saved_tensors
-        return along[0].index_add(0, rows, along[1].to(along[0].dtype)), None
-
-
-def with_rows(logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`logits` `[N, V]` and `logits[rows]`, both with gradient."""
-    return _Both.apply(logits, rows)

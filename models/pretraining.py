@@ -165,7 +165,7 @@ class PretrainingModel(PreTrainedModel):
                     f"the head of {type(stock_model(self.main)).__name__} does not read the last hidden state of its "
                     "base model alone; use another backbone"
                 )
-            outputs |= {"logits": outputs["logits"][0], "hidden": hidden}
+            outputs |= {"logits": outputs["logits"].squeeze(0), "hidden": hidden}  # indexing would copy gradients
         for name, head in self.heads.items():
             outputs[name] = head(outputs, batch)
         return outputs

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .heads import initialize
 from .initialize import config_with_layers, copy_layers, uniform_layer_map
-from .masked_positions import LabelledRows, stock_model, with_rows
+from .masked_positions import LabelledRows, stock_model
 from .presets import Backbone, max_row_length
 from .pretraining import PretrainingModel
 from .projections import MORE_THAN_DOT_PRODUCTS, Projections
@@ -31,7 +31,7 @@ class TeacherStudent(PretrainingModel):
     to its device and, unless it is given a dtype, the student to its own. Outputs beside the student's, `N` positions
     being those compared (see `objectives.distillation.compared`) or, with `soft_on="labels"`, the labelled ones:
 
-    - "soft_logits", "teacher_logits": `[N, V]`;
+    - "soft_logits", "teacher_logits": `[N, V]`, and "label_rows": which of them are labelled, where they are not all;
     - "teacher_hidden": `[B, L, H]`, the teacher's last hidden state;
     - "hidden_pairs": the student's (projected) and the teacher's hidden states of the layers compared;
     - "attention_pairs", "relation_pairs": (queries, keys) or the like of both, see `distillation_losses.Pair`.
@@ -148,8 +148,9 @@ class TeacherStudent(PretrainingModel):
         if objective.soft_weight:
             outputs |= {"soft_logits": outputs["logits"], "teacher_logits": taught["logits"]}
             if soft is not labels and objective.student_weight:
-                rows = places(labels, soft, ids.numel())
-                outputs["soft_logits"], outputs["logits"] = with_rows(outputs["logits"], rows)
+                outputs["label_rows"] = places(labels, soft, ids.numel())
+                if "logits" in want:  # the loss takes them itself
+                    outputs["logits"] = outputs["logits"].index_select(0, outputs["label_rows"])
         if objective.hidden_weight:
             outputs["hidden_pairs"] = self._hidden_pairs(outputs["hidden_states"], taught["hidden_states"])
         if self.student_projections is not None:

@@ -25,8 +25,9 @@ from .base import Column, Columns, Draws, Objective, Term
 from .distillation_losses import (
     attention_distance,
     cosine_distance,
-    divergence,
+    divergence_and_rows,
     relation_divergence,
+    same_choice,
     squared_distance,
 )
 from .documents import Documents
@@ -256,26 +257,30 @@ class Distillation(Objective):
 
     def loss(self, outputs, batch):
         """The wrapped objective's sums and metrics, the teacher's sums, and how often both say the same token."""
-        sums, metrics = self.wrapped.loss(outputs, batch) if self.student_weight else ({}, {})
-        sums, metrics = dict(sums), dict(metrics)
         tokens, mask = compared(batch), batch["attention_mask"] != 0
+        sums, metrics = {}, {}
         if self.soft_weight:
             student, teacher = outputs["soft_logits"], outputs["teacher_logits"]
-            apart = divergence(student, teacher, self.temperature, self.divergence)
+            rows = outputs.get("label_rows", tokens[:0])
+            apart, logits = divergence_and_rows(student, teacher, rows, self.temperature, self.divergence)
+            if "label_rows" in outputs:
+                outputs = {**outputs, "logits": logits}
             counted = torch.ones_like(apart, dtype=torch.bool)
             if self.soft_on == "labels":
                 counted = batch["label_ids"] != -100
             sums["soft"] = self.temperature**2 * torch.where(counted, apart, 0).sum()
             with torch.no_grad():
-                said = student.gather(-1, teacher.argmax(-1, keepdim=True)).squeeze(-1)
-                same = (said == student.amax(-1)) & counted  # cheaper than where the student's greatest stands
+                same = same_choice(student, teacher) & counted
             metrics["agreement"] = (same.sum(), counted.sum())
+        if self.student_weight:
+            own = self.wrapped.loss(outputs, batch)
+            sums, metrics = {**own[0], **sums}, {**own[1], **metrics}
         if self.cosine_weight:
             states = (outputs[name].flatten(0, 1).index_select(0, tokens) for name in ("hidden", "teacher_hidden"))
             sums["cosine"] = cosine_distance(*states)
         if self.hidden_weight:
-            pairs = [[x.flatten(0, 1).index_select(0, tokens) for x in pair] for pair in outputs["hidden_pairs"]]
-            sums["hidden"] = torch.stack([squared_distance(ours, theirs) for ours, theirs in pairs]).sum()
+            pairs = [[states.flatten(0, 1) for states in pair] for pair in outputs["hidden_pairs"]]
+            sums["hidden"] = torch.stack([squared_distance(ours, theirs, tokens) for ours, theirs in pairs]).sum()
         if self.attention_weight:
             after = self.attention_target == "probabilities"
             layers = [attention_distance(ours, theirs, mask, after) for ours, theirs in outputs["attention_pairs"]]

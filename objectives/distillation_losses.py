@@ -7,11 +7,13 @@ enters none of them.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 Pair = tuple[Tensor, Tensor]
@@ -32,56 +34,82 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, kind:
     >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[50.0, 0.0]]), kind="jensen_shannon")
     tensor([0.2158])
     """
+    nothing = torch.empty(0, dtype=torch.long, device=student.device)
+    flat = divergence_and_rows(student.flatten(0, -2), teacher.flatten(0, -2), nothing, temperature, kind)[0]
+    return flat.unflatten(0, student.shape[:-1])
+
+
+def divergence_and_rows(
+    student: Tensor, teacher: Tensor, rows: Tensor, temperature: float = 1.0, kind: Divergence = "forward"
+) -> Pair:
+    """`divergence` of logits `[N, V]`, and `student[rows]`, for another loss on some of them; `rows` are distinct.
+
+    The gradients of both meet in one tensor of the logits' size, where indexing would make another, mostly of zeros.
+    """
     if kind not in ("forward", "reverse", "jensen_shannon"):
         raise ValueError(f"divergence must be 'forward', 'reverse' or 'jensen_shannon', not {kind!r}")
-    rows = _Divergence.apply(student.flatten(0, -2), teacher.detach().flatten(0, -2), temperature, kind)
-    return rows.unflatten(0, student.shape[:-1])
+    return _Divergence.apply(student, teacher.detach(), rows, temperature, kind)
+
+
+def same_choice(student: Tensor, teacher: Tensor) -> Tensor:
+    """Whether the student, too, gives its greatest logit to the teacher's choice, `[N, V]` → bool `[N]`."""
+    chosen = teacher.max(-1, keepdim=True).indices  # on a CPU argmax takes twice as long
+    return student.gather(-1, chosen).squeeze(-1) == student.amax(-1)
+
+
+def _parts(logits: Tensor) -> Iterator[slice]:
+    """Rows `[N, V]` some at a time: on a CPU so few that what is computed of them stays in the innermost cache."""
+    rows = (1 << 14 if logits.device.type == "cpu" else 1 << 26) // max(logits.shape[1], 1) + 1
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 class _Divergence(torch.autograd.Function):
-    """Divergence of each row and its gradient in one go, some rows at a time.
+    """Divergence of each row, some rows at a time; the way back computes the distributions anew.
 
-    Operators one by one write some ten tensors of the size of the logits; this one writes the gradient alone, and on a
-    CPU the rest stays in the cache.
+    Operators one by one write some ten tensors of the size of the logits; this one writes the gradient alone.
     """
 
     @staticmethod
-    def forward(ctx, student: Tensor, teacher: Tensor, temperature: float, kind: str) -> Tensor:
-        ctx.dtype = student.dtype
-        # as wide as the loss, since what loss scaling saves from vanishing in float16 would vanish here before it
-        kept = wide(student[:0]).dtype
-        gradient = torch.empty(student.shape, dtype=kept, device=student.device) if ctx.needs_input_grad[0] else None
-        rows = (1 << 18 if student.device.type == "cpu" else 1 << 26) // max(student.shape[1], 1) + 1
-        found = []
-        for start in range(0, len(student), rows):
-            part = slice(start, start + rows)
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor, temperature: float, kind: Divergence) -> Pair:
+        ctx.save_for_backward(student, teacher, rows)
+        ctx.temperature, ctx.kind = temperature, kind
+        found = [wide(student.new_zeros(0))]
+        for part in _parts(student):
             q, p = (F.log_softmax(wide(x[part]) / temperature, -1) for x in (student, teacher))
             if kind == "forward":
-                divergences = p.exp().mul_(p - q).sum(-1)
+                found.append(p.exp().mul_(p.sub_(q)).sum(-1))
             elif kind == "reverse":
-                divergences = q.exp().mul_(q - p).sum(-1)
+                found.append(q.exp().mul_(q.sub_(p)).sum(-1))
             else:
-                # log((exp(p) + exp(q)) / 2), written so that it is p where p equals q, and neither over- nor underflows
-                mean = torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
-                reverse = q.exp().mul_(q - mean).sum(-1)
-                divergences = (p.exp().mul_(p - mean).sum(-1) + reverse) / 2
-            found.append(divergences)
-            if gradient is None:
-                continue
-            if kind == "forward":
-                change = q.exp_().sub_(p.exp_())
-            elif kind == "reverse":
-                change = (q - p).sub_(divergences[:, None]).mul_(q.exp_())
-            else:
-                change = (q - mean).sub_(reverse[:, None]).mul_(q.exp_()).div_(2)
-            gradient[part] = change.div_(temperature)
-        ctx.save_for_backward(gradient)
-        return torch.cat(found) if found else wide(student.new_zeros(0))
+                mean = _log_mean(p, q)
+                found.append((p.exp().mul_(p - mean).sum(-1) + q.exp().mul_(q - mean).sum(-1)) / 2)
+        return torch.cat(found), student.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx, *along: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return (gradient * along[0][:, None]).to(ctx.dtype), None, None, None
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor, along_rows: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, rows = ctx.saved_tensors
+        gradient, scale = torch.empty_like(student), (along / ctx.temperature)[:, None]
+        for part in _parts(student):
+            scaled = [wide(x[part]) / ctx.temperature for x in (student, teacher)]
+            if ctx.kind == "forward":
+                q, p = (F.softmax(x, -1) for x in scaled)
+                change = q.sub_(p)
+            else:
+                q, p = (F.log_softmax(x, -1) for x in scaled)
+                change = q - (p if ctx.kind == "reverse" else _log_mean(p, q))
+                weights = q.exp_() if ctx.kind == "reverse" else q.exp_().div_(2)
+                # Σ q = 1, and half of it under Jensen–Shannon, where the mean of `change` by q needs it twice
+                own = (change * weights).sum(-1, keepdim=True)
+                change = change.sub_(own if ctx.kind == "reverse" else 2 * own).mul_(weights)
+            # multiplied before it is narrowed: what loss scaling saves from vanishing in float16 would vanish
+            gradient[part] = change.mul_(scale[part])
+        return gradient.index_add_(0, rows, along_rows), None, None, None, None
+
+
+def _log_mean(p: Tensor, q: Tensor) -> Tensor:
+    """log((exp(p) + exp(q)) / 2), written so that it is p where p equals q, and neither over- nor underflows."""
+    return torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -90,16 +118,18 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (unit_student - unit_teacher).square().sum() / 2
 
 
-def squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over tokens of the mean squared difference of `[N, H]` states."""
-    return (wide(student) - wide(teacher)).square().mean(-1).sum()
+def squared_distance(student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Sum over tokens, or over those of `rows`, of the mean squared difference of `[N, H]` states."""
+    apart = wide(student) - wide(teacher)
+    apart = apart if rows is None else apart.index_select(0, rows)
+    return apart.square().sum() / apart.shape[-1]
 
 
 def scores(pair: Pair) -> Tensor:
     """Scaled dot products `[B, heads, L, L]`, in float32 or wider under autocast, too."""
     left, right = (wide(x) for x in pair)
     with torch.autocast(left.device.type, enabled=False):
-        return left @ right.transpose(-1, -2) / math.sqrt(left.shape[-1])
+        return (left / math.sqrt(left.shape[-1])) @ right.transpose(-1, -2)
 
 
 def attention_distance(student: Pair, teacher: Pair, mask: Tensor, probabilities: bool = False) -> Tensor:
@@ -110,11 +140,31 @@ def attention_distance(student: Pair, teacher: Pair, mask: Tensor, probabilities
         mask: bool `[B, L]`, false on padding.
         probabilities: compare after the softmax rather than before it.
     """
-    ours, theirs = scores(student), scores(teacher)
     if probabilities:
-        ours, theirs = (_without_padding(x, mask).softmax(-1) for x in (ours, theirs))
-    inside = mask[:, None, :] & mask[:, :, None]
-    return torch.where(inside, (ours - theirs).square().mean(1), 0).sum()
+        ours, theirs = (_without_padding(scores(pair), mask).softmax(-1) for pair in (student, teacher))
+        inside = mask[:, None, :] & mask[:, :, None]
+        return torch.where(inside, (ours - theirs).square().mean(1), 0).sum()
+    padding = ~mask[:, None, :, None]
+    queries, keys, *taught = (wide(x).contiguous().masked_fill(padding, 0) for x in (*student, *teacher))
+    return _ScoreDistance.apply(queries, keys, *taught) / queries.shape[1]
+
+
+class _ScoreDistance(torch.autograd.Function):
+    """Sum of squared differences of scaled dot products; writes two tensors of their size, not ten."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, taught_queries: Tensor, taught_keys: Tensor) -> Tensor:
+        apart = scores((queries, keys)).sub_(scores((taught_queries, taught_keys)))
+        ctx.save_for_backward(apart, queries, keys)
+        return apart.square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        apart, queries, keys = ctx.saved_tensors
+        scale = along * (2 / math.sqrt(queries.shape[-1]))
+        with torch.autocast(apart.device.type, enabled=False):
+            return (apart @ keys).mul_(scale), (apart.transpose(-1, -2) @ queries).mul_(scale), None, None
 
 
 def relation_divergence(student: Pair, teacher: Pair, mask: Tensor) -> Tensor:

@@ -192,6 +192,75 @@ def test_divergences_by_parts_are_those_of_the_whole(rows):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jensen_shannon"])
+def test_two_losses_on_the_same_logits_against_plain_formulas(kind):
+    """The divergence of all rows and the cross-entropy of some of them, by autograd through operators one by one."""
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(50, 700, dtype=torch.float64, generator=random) for _ in range(2))
+    rows, labels = torch.tensor([3, 40, 7, 49]), torch.tensor([5, 699, 0, 12])
+    q, p = ((x / 3).softmax(1) for x in (student.requires_grad_(), teacher))
+    mean = (p + q) / 2
+    each = {"forward": p * (p / q).log(), "reverse": q * (q / p).log()}
+    each["jensen_shannon"] = (p * (p / mean).log() + q * (q / mean).log()) / 2
+    expected = (each[kind].sum(1), student[rows])
+    found = losses.divergence_and_rows(student, teacher, rows, 3.0, kind)
+    weights = torch.linspace(-1, 2, 50, dtype=torch.float64)
+    gradients = []
+    for apart, picked in (found, expected):
+        loss = (apart * weights).sum() + F.cross_entropy(picked, labels, reduction="sum")
+        gradients.append(torch.autograd.grad(loss, student, retain_graph=True)[0])
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
+    again = torch.autograd.grad((found[0] * weights).sum() + found[1].square().sum(), student)[0]
+    other = torch.autograd.grad((expected[0] * weights).sum() + expected[1].square().sum(), student)[0]
+    torch.testing.assert_close(again, other, rtol=1e-9, atol=1e-12)
+
+
+def test_same_choice():
+    random = torch.Generator().manual_seed(0)
+    student = torch.randn(300, 90, generator=random)
+    teacher = student + torch.randn(300, 90, generator=random)
+    expected = student.argmax(1) == teacher.argmax(1)
+    assert 0 < expected.sum() < 300 and torch.equal(losses.same_choice(student, teacher), expected)
+    assert losses.same_choice(student[:0], teacher[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("target", ["scores", "probabilities"])
+def test_gradient_of_attention_distance(target):
+    """Against loops over rows and heads in double precision; heads of the two differ in size."""
+    random = torch.Generator().manual_seed(0)
+    ours, theirs = (
+        [torch.randn(2, 5, 3, size, dtype=torch.float64, generator=random).transpose(1, 2) for _ in range(2)]
+        for size in (4, 6)
+    )
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+
+    def plain(queries, keys):
+        total = 0.0
+        for b, length in enumerate((5, 3)):
+            for head in range(3):
+                one, other = (
+                    q[b, head, :length] @ k[b, head, :length].T / np.sqrt(q.shape[-1])
+                    for q, k in ((queries, keys), theirs)
+                )
+                if target == "probabilities":
+                    one, other = one.softmax(-1), other.softmax(-1)
+                total = total + (one - other).square().sum() / 3
+        return total
+
+    leaves = [x.clone().requires_grad_() for x in ours]
+    found = losses.attention_distance(tuple(leaves), tuple(theirs), mask, target == "probabilities")
+    expected = plain(*leaves)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(x * 1.7, leaves) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    same = tuple(leaves)
+    distance = losses.attention_distance(same, tuple(x.detach() for x in same), mask, target == "probabilities")
+    assert distance.item() == 0.0
+    assert all((gradient == 0).all() for gradient in torch.autograd.grad(distance, leaves))
+
+
 def test_half_precision_is_widened():
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.bfloat16, torch.float16):
