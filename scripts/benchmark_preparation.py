@@ -2,7 +2,7 @@
 
     python -m pretrain_zoo.scripts.benchmark_preparation speed
     python -m pretrain_zoo.scripts.benchmark_preparation speed --corpus my.txt --characters 20000000 --num_proc 2
-    python -m pretrain_zoo.scripts.benchmark_preparation start --corpus my.txt --objective plm
+    python -m pretrain_zoo.scripts.benchmark_preparation start --corpus my.txt --objective mlm nsp plm
     python -m pretrain_zoo.scripts.benchmark_preparation memory --corpus my.txt --megabytes 500 --limit 50
 
 `speed`: ours and the preparation of transformers' `run_mlm.py` get the same texts and the same tokenizer, and end with
@@ -155,17 +155,21 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = trained(options.corpus)
         tokenizer.save_pretrained(f"{folder}/tokenizer")
-        arguments = f"--corpus {options.corpus} --tokenizer_name {folder}/tokenizer --cache_dir {folder}/cache"
-        arguments += f" --output_dir {folder}/run --max_steps 1000 --use_cpu --max_seq_length {LENGTH}"
-        command = [*arguments.split(), "--objective", options.objective]
-        apart(first_batch, command)
-        found = [apart(first_batch, command) for _ in range(options.rounds)]
-    results: dict[str, Any] = {name: statistics.median(times[name] for times in found) for name in found[0]}
-    tokens = results.pop("tokens")
-    for name, time_taken in results.items():
-        print(f"{name:24} {time_taken:6.2f} s")
-    print(f"{'in all':24} {sum(results.values()):6.2f} s from a warm cache of {tokens:,} tokens ({options.objective})")
-    return {"seconds": results, "tokens": tokens, "objective": options.objective}
+        arguments = f"--tokenizer_name {folder}/tokenizer --cache_dir {folder}/cache --output_dir {folder}/run"
+        arguments += f" --max_steps 1000 --use_cpu --max_seq_length {LENGTH}"
+        results = {}
+        for objective in options.objective:
+            command = [*arguments.split(), "--corpus", options.corpus, "--objective", objective]
+            apart(first_batch, command)
+            found = [apart(first_batch, command) for _ in range(options.rounds)]
+            steps = {name: statistics.median(times[name] for times in found) for name in found[0]}
+            tokens = steps.pop("tokens")
+            print(f"{objective}, from a warm cache of {tokens:,} tokens: {sum(steps.values()):.2f} s")
+            print(
+                "".join(f"    {name:24} {time_taken:.2f} s\n" for name, time_taken in steps.items()), end="", flush=True
+            )
+            results[objective] = {"seconds": steps, "tokens": tokens}
+    return results
 
 
 def trained(corpus: str) -> PreTrainedTokenizerBase:
@@ -233,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--corpus", default="embedded", help="as for pretrain (default: the embedded corpus)")
     parser.add_argument("--characters", type=int, default=8_000_000, help="speed: how much text (default: 8 million)")
     parser.add_argument("--num_proc", type=int, default=1, help="speed: processes that each of both uses (default: 1)")
-    parser.add_argument("--objective", default="mlm", help="start: what the run trains (default: mlm)")
+    parser.add_argument("--objective", nargs="+", default=["mlm"], help="start: what runs train (default: mlm)")
     parser.add_argument("--megabytes", type=int, default=500, help="memory: size of the file in MiB (default: 500)")
     parser.add_argument("--limit", type=int, default=50, help="memory: what preparation may allocate (default: 50 MiB)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is run (default: 3)")

@@ -5,8 +5,10 @@ import json
 import pytest
 from transformers import HfArgumentParser
 
+from pretrain_zoo.training import corpora as corpora_module
 from pretrain_zoo.training import embedded
 from pretrain_zoo.training.corpora import CorpusArguments, CorpusError, open_corpus
+from pretrain_zoo.training.documents import load_documents
 from pretrain_zoo.training.embedded import embedded_documents, prose, text_hash
 from pretrain_zoo.training.sources import read_dataset
 
@@ -56,7 +58,7 @@ def test_folders_and_patterns_are_read_in_order(tmp_path):
             r"line 1: there is no column 'text', only 'id', 'body'.*--text_column",
         ),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: column 'text' holds no text but int"),
-        ("a.txt", b"\n \n\n", r"a\.txt' is empty"),
+        ("a.txt", b"\n \n\n", r"a\.txt' is empty.*text column"),
         ("a.doc", b"text\na\n", r"a\.doc: files ending in '\.doc' cannot be read; known formats: \.txt, \.jsonl"),
     ],
 )
@@ -101,6 +103,30 @@ def test_dataset(tmp_path, monkeypatch):
         read("id")
     with pytest.raises(CorpusError, match=r"split 'dev'\) it cannot be loaded"):
         read("body", "dev")
+
+
+def test_a_dataset_gives_what_its_file_gives(tmp_path, monkeypatch, texts, wordpiece_tokenizer):
+    """Read from the file, as a dataset mapped or streamed, whole and in windows: the same cache."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    file = write_json_lines(tmp_path / "train.jsonl", [{"text": text} for text in [*texts, "", " ", texts[0]]])
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file.rename(folder / "train.jsonl")
+    found = {}
+    for name, streaming in (("file", False), ("mapped", False), ("streamed", True)):
+        if name == "mapped":  # a local folder stands for a dataset of the Hub
+            monkeypatch.setattr(corpora_module, "find_files", lambda pattern: None)
+        for characters in (None, 1500):
+            arguments = CorpusArguments(
+                str(folder), streaming=streaming, window_characters=characters, cache_dir=str(tmp_path / name)
+            )
+            train, held_out = load_documents(arguments, wordpiece_tokenizer, seed=1)
+            parts = [train.at(3), train.at(20), held_out]
+            found[name, characters] = [(part.fingerprint, part.tokens.tolist()) for part in parts]
+    for characters in (None, 1500):
+        assert found["file", characters] == found["mapped", characters] == found["streamed", characters]
+    assert found["file", None] != found["file", 1500]
 
 
 def test_names_that_are_no_paths_are_datasets(monkeypatch):

@@ -3,11 +3,15 @@
 import itertools
 import json
 import os
+import re
+import resource
+import sys
 import threading
 import time
 import tracemalloc
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,6 +254,38 @@ def test_memory_does_not_grow_with_the_corpus(wordpiece_tokenizer, tmp_path, mon
     peak(10)  # with whatever is made once
     (small, few), (large, many) = peak(100), peak(800)
     assert large - small < (many - few) / 10, (small, large)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_ten_times_as_large_as_the_memory_allowed(tmp_path, monkeypatch):
+    """A process that has prepared 1 MiB of text may allocate 2 MiB more, native memory included, and prepares 20."""
+    monkeypatch.setattr(documents_module, "BATCH_CHARACTERS", 50_000)
+    monkeypatch.setattr(split_module, "PART_TOKENS", 10_000)
+    words = [f"{i}" * 10 for i in range(100, 200)]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *words])}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    for mebibytes in (1, 20):
+        with open(tmp_path / f"{mebibytes}.txt", "w") as file:
+            for i in range(mebibytes * 340):
+                file.write(f"{i:6} {' '.join(words[i * j % 100] for j in range(100))}.\n\n")
+        assert os.path.getsize(tmp_path / f"{mebibytes}.txt") > mebibytes << 20
+
+    def load(mebibytes: int) -> int:
+        arguments = CorpusArguments(str(tmp_path / f"{mebibytes}.txt"), cache_dir=str(tmp_path / "cache"))
+        return sum(map(len, load_documents(arguments, tokenizer)))
+
+    def within_limit():
+        load(1)
+        allocated = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        limit = (int(allocated[1]) << 10) + (2 << 20)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        os._exit(0 if load(20) > 6000 else 1)
+
+    process = get_context("fork").Process(target=within_limit)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
 
 
 def test_of_two_that_write_the_same_one_waits(tmp_path):

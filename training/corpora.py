@@ -139,7 +139,10 @@ class Corpus:
         yield from self.filters.apply(self.read(tally), tally)
         if not tally.documents:
             dropped = "".join(f"; left out: {count} {reason}" for reason, count in sorted(tally.dropped.items()))
-            raise CorpusError(f"The corpus {self.name!r} is empty: it holds no document with any text{dropped}.")
+            raise CorpusError(
+                f"The corpus {self.name!r} is empty: it holds no document with any text{dropped}. Check that it is the "
+                "right file and text column, and whether filters leave out all of it."
+            )
 
     def side(self, number: int) -> Iterator[str]:
         """The texts of one language."""
