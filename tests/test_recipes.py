@@ -208,3 +208,22 @@ def test_tiny_recipe_trains_stops_and_goes_on(name, material, tmp_path, monkeypa
     if name == "modernbert-tiny":
         size = sum(path.stat().st_size for path in (again / f"checkpoint-{2 * stop}").rglob("*") if path.is_file())
         assert resumed["checkpoint_bytes"] == size and resumed["seconds_per_save"] > 0
+
+
+def test_attention_dtype_and_recomputation_by_flags(material, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "examples", lambda *args, **kwargs: [])
+    seen = {}
+
+    class Spy(script.PretrainingTrainer):
+        def train(self, **kwargs):
+            output, config = super().train(**kwargs), self.model.main.config
+            seen.update(attention=config._attn_implementation, dtype=self.model.main.dtype)
+            seen.update(recomputes=self.model.main.is_gradient_checkpointing)
+            return output
+
+    monkeypatch.setattr(script, "PretrainingTrainer", Spy)
+    command, _ = arguments("modernbert-tiny", material)
+    command += ["--attn_implementation", "eager", "--torch_dtype", "bfloat16", "--gradient_checkpointing"]
+    script.pretrain(parse_arguments([*command, "--output_dir", str(tmp_path / "run")]), Console(quiet=True))
+    assert seen == {"attention": "eager", "dtype": torch.bfloat16, "recomputes": True}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.bfloat16}
