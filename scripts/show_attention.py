@@ -19,12 +19,12 @@ from pretrain_zoo.objectives import Columns, Objective, Vocabulary
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 
 PARTS = {
-    "attentions": ("", "input_ids", "input_ids"),
-    "encoder_attentions": ("encoder", "input_ids", "input_ids"),
-    "decoder_attentions": ("decoder", "decoder_input_ids", "decoder_input_ids"),
-    "cross_attentions": ("decoder to encoder", "decoder_input_ids", "input_ids"),
+    "attentions": ("", "", ""),
+    "encoder_attentions": ("encoder", "", ""),
+    "decoder_attentions": ("decoder", "decoder_", "decoder_"),
+    "cross_attentions": ("decoder to encoder", "decoder_", ""),
 }
-"""By the names of a model's outputs: what to call them, and the columns of the tokens that look and are seen."""
+"""By the names of a model's outputs: what to call them, and whose tokens look and are seen."""
 STREAMS = ("content stream", "query stream")
 
 
@@ -89,12 +89,12 @@ def read(
         with torch.no_grad():
             outputs = model.run(batch, carry, ())
         carry = outputs.get("carry")
-        ids = {name: batch[name][0].tolist() for name in ("input_ids", "decoder_input_ids") if name in batch}
+        ids = {side: batch[f"{side}input_ids"][0].tolist() for side in ("", "decoder_") if f"{side}input_ids" in batch}
         replaced = outputs["input_ids"][0].tolist() if "replaced" in outputs else None
         found = next(output for output in caught if any(getattr(output, kind, None) for kind in PARTS))
         readings.append(Reading(_attention(found, ids, earlier, batch), replaced))
         if carry is not None:
-            earlier = (earlier + ids["input_ids"][: _remembered(batch)])[-carry[0].shape[1] :]
+            earlier = (earlier + ids[""][: _remembered(batch)])[-carry[0].shape[1] :]
     return readings
 
 
@@ -104,25 +104,34 @@ def _remembered(batch: Any) -> int | None:
 
 
 def _attention(output: Any, ids: dict[str, list[int]], earlier: list[int], batch: Any) -> list[Attention]:
-    """Layers that see the same are one."""
+    """What each part of the model sees; layers that see the same are one."""
     found = []
     for kind, (name, looking, seen) in PARTS.items():
         layers = getattr(output, kind, None) or ()
         streams = list(zip(*layers)) if layers and isinstance(layers[0], tuple) else [layers]
+        mask = batch.get(f"{looking}attention_mask")
         for number, stream in enumerate(streams if layers else ()):
-            queries, keys = ids[looking], ids[seen]
-            rows = batch["label_positions"].tolist() if number == 1 else list(range(len(queries)))
-            queries = [queries[i] for i in rows]
-            patterns: dict[bytes, tuple[np.ndarray, list[int]]] = {}
-            for layer, weights in enumerate(stream, 1):
-                sees = (weights[0] > 0).any(0).numpy()[rows]
-                patterns.setdefault(sees.tobytes(), (sees, []))[1].append(layer)
-            for sees, numbers in patterns.values():
-                memory = sees.shape[1] - len(keys)
-                title = STREAMS[number] if len(streams) > 1 else name
-                there = [*earlier[len(earlier) - memory :], *keys]
-                found.append(Attention(title, tuple(numbers), sees, queries, there, memory))
+            rows = batch["label_positions"].tolist() if number == 1 else list(range(len(ids[looking])))
+            padding = np.zeros(len(rows), bool) if mask is None else (mask[0, rows] == 0).numpy()
+            title = STREAMS[number] if len(streams) > 1 else name
+            for sees, numbers in _patterns(stream, rows, padding):
+                memory = sees.shape[1] - len(ids[seen])
+                keys = [*earlier[len(earlier) - memory :], *ids[seen]]
+                found.append(Attention(title, numbers, sees, [ids[looking][i] for i in rows], keys, memory))
     return found
+
+
+def _patterns(
+    stream: Sequence[torch.Tensor], rows: list[int], padding: np.ndarray
+) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+    """(what these rows see in any head, layers that see so); padding, whose attention is even, sees nothing."""
+    layers: dict[bytes, list[int]] = {}
+    patterns: dict[bytes, np.ndarray] = {}
+    for layer, weights in enumerate(stream, 1):
+        sees = (weights[0] > 0).any(0).numpy()[rows] & ~padding[:, None]
+        patterns[sees.tobytes()] = sees
+        layers.setdefault(sees.tobytes(), []).append(layer)
+    return [(patterns[key], tuple(numbers)) for key, numbers in layers.items()]
 
 
 def describe(sees: np.ndarray, memory: int = 0) -> str:

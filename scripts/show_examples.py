@@ -110,7 +110,8 @@ def _example(
     ids = {n: c.row(0).tolist() for n, c in columns.items() if n.endswith("input_ids") and isinstance(c, Ragged)}
     read = ids.get("input_ids", before)
     some = places if axis and len(places) < len(read) - 1 else []  # where all are predicted, that says nothing
-    roles, roles_before = _roles(read, before, bool(axis), set(some))
+    aligned = bool(axis) or _in_place(read, before, vocabulary.mask_id)
+    roles, roles_before = _roles(read, before, aligned, set(some))
     notes = dict(zip(some, _notes(columns, some, tokenizer, labels)))
 
     def tokens(ids: Sequence[int], roles: Sequence[str], notes: dict[int, str] | None = None) -> list[Token]:
@@ -145,6 +146,12 @@ def _notes(columns: Columns, places: list[int], tokenizer: Any, labels: np.ndarr
         return texts
     ranks = columns["perm_ranks"].row(0)[places]
     return [f"{text} {number + 1}" for text, number in zip(texts, np.argsort(np.argsort(ranks)))]
+
+
+def _in_place(after: list[int], before: list[int], mask: int | None) -> bool:
+    """Whether most of what changed is mask tokens, each in the place of one token, as MASS has them."""
+    changed = [a for a, b in zip(after, before) if a != b]
+    return len(after) == len(before) and 2 * changed.count(-1 if mask is None else mask) > len(changed)
 
 
 def _roles(after: list[int], before: list[int], aligned: bool, predicted: set[int]) -> tuple[list[str], list[str]]:
@@ -186,9 +193,13 @@ def token_texts(tokenizer: Any, ids: Any) -> list[tuple[str, bool]]:
 
 
 def varied(found: Iterator[Example], most: int) -> list[Example]:
-    """Up to `most` examples that differ in a label, a mode, the way they are read, or whether a stream begins."""
+    """Up to `most` examples, none very short, that differ in a label, a mode, a mask, or whether a stream begins."""
     chosen: dict[Any, Example] = {}
-    for example in found:
+    candidates = list(found)
+    longest = max(len(example.lines["text"]) for example in candidates)
+    for example in candidates:
+        if 3 * len(example.lines["text"]) < longest:
+            continue
         modes = {t.text for t in example.lines.get("input_ids", []) if t.role == "sentinel" and not _numbered(t.text)}
         ranks = example.columns.get("attention_ranks")
         read = frozenset() if ranks is None else frozenset(np.diff(ranks.row(0)).tolist())

@@ -121,6 +121,9 @@ def test_roles(tokenizer):
     gone = [t.text for t in example.lines["text"] if t.role == "deleted"]
     targets = [t.text for t in example.lines["predict"] if not t.text.startswith(("<extra", "[SEP]"))]
     assert gone == targets and {t.role for t in example.lines["predict"]} == {"sentinel", "target"}
+    masked, example = roles("mass", "masked", mass_ratio=0.3)
+    assert masked and len(example.lines["input_ids"]) == len(example.lines["text"])
+    assert not any(t.role == "deleted" for t in example.lines["text"])
     moved, _ = roles("denoising", "moved", mask_ratio=0.0, permute_sentence_ratio=1.0)
     assert len(moved) > 5
 
@@ -211,6 +214,15 @@ def test_encoder_and_decoder(tokenizer):
     assert encoder.sees.all() and across.sees.all() and not decoder.sees.all()
     assert np.array_equal(decoder.sees, np.tri(len(decoder.keys), dtype=bool))
     assert across.sees.shape == (len(decoder.keys), len(encoder.keys))
+
+
+def test_padding_in_a_decoder_sees_nothing(tokenizer):
+    """MASS keeps a fragment's places: what comes before them is padding."""
+    decoder = attention_of(card_of(tokenizer, "mass", "t5-tiny", length=40, settings={"edge_prob": 0.0}), 0, 1)
+    before = next(i for i, key in enumerate(decoder.keys) if key != tokenizer.pad_token_id)
+    expected = np.tri(len(decoder.keys), dtype=bool)
+    expected[:, :before], expected[:before] = False, False
+    assert before > 0 and np.array_equal(decoder.sees, expected)
 
 
 def test_what_the_discriminator_reads(tokenizer):
