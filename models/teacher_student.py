@@ -139,11 +139,12 @@ class TeacherStudent(PretrainingModel):
         labels = batch["label_positions"]
         soft = labels if objective.soft_on == "labels" else batch.get("token_positions", labels)
         asked = ("hidden_states",) if objective.hidden_weight else ()
-        at = soft if objective.soft_weight else labels if objective.student_weight else nowhere
-        outputs = caught(self.student, self.student_projections, {**batch, "label_positions": at}, (*want, *asked))
+        # the teacher first: what the student leaves for the backward pass stays in the caches
         with torch.no_grad():
             at = soft if objective.soft_weight else nowhere
             taught = caught(self.teacher, self.teacher_projections, {**batch, "label_positions": at}, asked)
+        at = soft if objective.soft_weight else labels if objective.student_weight else nowhere
+        outputs = caught(self.student, self.student_projections, {**batch, "label_positions": at}, (*want, *asked))
         outputs["teacher_hidden"] = taught["hidden"]
         if objective.soft_weight:
             outputs |= {"soft_logits": outputs["logits"], "teacher_logits": taught["logits"]}

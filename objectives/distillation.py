@@ -276,8 +276,8 @@ class Distillation(Objective):
             own = self.wrapped.loss(outputs, batch)
             sums, metrics = {**own[0], **sums}, {**own[1], **metrics}
         if self.cosine_weight:
-            states = (outputs[name].flatten(0, 1).index_select(0, tokens) for name in ("hidden", "teacher_hidden"))
-            sums["cosine"] = cosine_distance(*states)
+            ours, theirs = (outputs[name].flatten(0, 1) for name in ("hidden", "teacher_hidden"))
+            sums["cosine"] = cosine_distance(ours, theirs, tokens)
         if self.hidden_weight:
             pairs = [[states.flatten(0, 1) for states in pair] for pair in outputs["hidden_pairs"]]
             sums["hidden"] = torch.stack([squared_distance(ours, theirs, tokens) for ours, theirs in pairs]).sum()

@@ -7,7 +7,7 @@ enters none of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -57,10 +57,10 @@ def same_choice(student: Tensor, teacher: Tensor) -> Tensor:
     return student.gather(-1, chosen).squeeze(-1) == student.amax(-1)
 
 
-def _parts(logits: Tensor) -> Iterator[slice]:
-    """Rows `[N, V]` some at a time: on a CPU so few that what is computed of them stays in the innermost cache."""
-    rows = (1 << 14 if logits.device.type == "cpu" else 1 << 26) // max(logits.shape[1], 1) + 1
-    return (slice(start, start + rows) for start in range(0, len(logits), rows))
+def _parts(like: Tensor, count: int, size: int = 1 << 14) -> Iterator[slice]:
+    """`count` rows, each as large as those of `like`, some at a time: on a CPU about `size` numbers, for its caches."""
+    rows = (size if like.device.type == "cpu" else 1 << 26) // max(like[:1].numel(), 1) + 1
+    return (slice(start, start + rows) for start in range(0, count, rows))
 
 
 class _Divergence(torch.autograd.Function):
@@ -74,7 +74,7 @@ class _Divergence(torch.autograd.Function):
         ctx.save_for_backward(student, teacher, rows)
         ctx.temperature, ctx.kind = temperature, kind
         found = [wide(student.new_zeros(0))]
-        for part in _parts(student):
+        for part in _parts(student, len(student)):
             q, p = (F.log_softmax(wide(x[part]) / temperature, -1) for x in (student, teacher))
             if kind == "forward":
                 found.append(p.exp().mul_(p.sub_(q)).sum(-1))
@@ -90,7 +90,7 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, along: Tensor, along_rows: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, rows = ctx.saved_tensors
         gradient, scale = torch.empty_like(student), (along / ctx.temperature)[:, None]
-        for part in _parts(student):
+        for part in _parts(student, len(student)):
             scaled = [wide(x[part]) / ctx.temperature for x in (student, teacher)]
             if ctx.kind == "forward":
                 q, p = (F.softmax(x, -1) for x in scaled)
@@ -112,17 +112,48 @@ def _log_mean(p: Tensor, q: Tensor) -> Tensor:
     return torch.maximum(p, q) + torch.log1p(torch.expm1(-(p - q).abs()) / 2)
 
 
-def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over tokens of 1 − cos of `[N, H]` states, as half the squared distance of the unit vectors."""
-    unit_student, unit_teacher = (F.normalize(wide(x), dim=-1) for x in (student, teacher))
-    return (unit_student - unit_teacher).square().sum() / 2
+def cosine_distance(student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Sum over tokens, or over those of `rows`, of 1 − cos of `[N, H]` states, as half |unit − unit|²."""
+    return _Distance.apply(student, teacher.detach(), rows, _cosine)
 
 
 def squared_distance(student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
     """Sum over tokens, or over those of `rows`, of the mean squared difference of `[N, H]` states."""
-    apart = wide(student) - wide(teacher)
-    apart = apart if rows is None else apart.index_select(0, rows)
-    return apart.square().sum() / apart.shape[-1]
+    return _Distance.apply(student, teacher.detach(), rows, _squared)
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> Pair:
+    norms = student.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    unit = student / norms
+    apart = unit - teacher / teacher.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return apart.square().sum() / 2, (apart - unit * (unit * apart).sum(-1, keepdim=True)).div_(norms)
+
+
+def _squared(student: Tensor, teacher: Tensor) -> Pair:
+    apart = student - teacher
+    return apart.square().sum() / apart.shape[-1], apart * (2 / apart.shape[-1])
+
+
+class _Distance(torch.autograd.Function):
+    """Sum of a distance over rows, some at a time, and its gradient with it, the one tensor of the states' size."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor | None, distance: Callable) -> Tensor:
+        ctx.dtype, gradient = student.dtype, wide(torch.zeros_like(student))
+        rows = torch.arange(len(student), device=student.device) if rows is None else rows
+        total = gradient.new_zeros(())
+        for part in _parts(student, len(rows)):
+            value, change = distance(*(wide(x.index_select(0, rows[part])) for x in (student, teacher)))
+            gradient.index_copy_(0, rows[part], change)
+            total += value
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * along).to(ctx.dtype), None, None, None
 
 
 def scores(pair: Pair) -> Tensor:
@@ -140,38 +171,63 @@ def attention_distance(student: Pair, teacher: Pair, mask: Tensor, probabilities
         mask: bool `[B, L]`, false on padding.
         probabilities: compare after the softmax rather than before it.
     """
+    inside = mask[:, None, :] & mask[:, :, None]
     if probabilities:
         ours, theirs = (_without_padding(scores(pair), mask).softmax(-1) for pair in (student, teacher))
-        inside = mask[:, None, :] & mask[:, :, None]
         return torch.where(inside, (ours - theirs).square().mean(1), 0).sum()
-    padding = ~mask[:, None, :, None]
-    queries, keys, *taught = (wide(x).contiguous().masked_fill(padding, 0) for x in (*student, *teacher))
-    return _ScoreDistance.apply(queries, keys, *taught) / queries.shape[1]
-
-
-class _ScoreDistance(torch.autograd.Function):
-    """Sum of squared differences of scaled dot products; writes two tensors of their size, not ten."""
-
-    @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, taught_queries: Tensor, taught_keys: Tensor) -> Tensor:
-        apart = scores((queries, keys)).sub_(scores((taught_queries, taught_keys)))
-        ctx.save_for_backward(apart, queries, keys)
-        return apart.square().sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
-        apart, queries, keys = ctx.saved_tensors
-        scale = along * (2 / math.sqrt(queries.shape[-1]))
-        with torch.autocast(apart.device.type, enabled=False):
-            return (apart @ keys).mul_(scale), (apart.transpose(-1, -2) @ queries).mul_(scale), None, None
+    return _compare_scores(student, teacher, mask, _scores_apart)
 
 
 def relation_divergence(student: Pair, teacher: Pair, mask: Tensor) -> Tensor:
     """Sum over tokens of KL(teacher ‖ student) of relations softmax(A·Bᵀ / √size), mean over heads (MiniLM)."""
-    ours, theirs = (_without_padding(scores(pair), mask) for pair in (student, teacher))
-    apart = divergence(ours, theirs)
-    return torch.where(mask, apart.mean(1), 0).sum()
+    return _compare_scores(student, teacher, mask, _relations_apart)
+
+
+def _scores_apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> Pair:
+    outside = ~(mask[:, None, :] & mask[:, :, None])
+    apart = ours.sub_(theirs).masked_fill_(outside[:, None], 0)
+    return apart.square().sum(), apart.mul_(2)
+
+
+def _relations_apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> Pair:
+    q, p = (F.log_softmax(_without_padding(x, mask), -1) for x in (ours, theirs))
+    weights = p.exp()
+    apart = p.sub_(q).mul_(weights).sum(-1)
+    padding = ~mask[:, None]
+    return apart.masked_fill_(padding, 0).sum(), q.exp_().sub_(weights).masked_fill_(padding[..., None], 0)
+
+
+def _compare_scores(student: Pair, teacher: Pair, mask: Tensor, compare: Callable) -> Tensor:
+    left, right = (wide(x) for x in student)
+    return _ScoreLoss.apply(left, right, *(x.detach() for x in teacher), mask, compare) / left.shape[1]
+
+
+class _ScoreLoss(torch.autograd.Function):
+    """A loss on two models' scores, some rows at a time, and its gradient with it.
+
+    `compare` takes scores of both and the mask, and gives the loss and its gradient for the first. No tensor has the
+    size of the scores of a batch, neither here nor on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, *others: Any) -> Tensor:
+        teacher_left, teacher_right, mask, compare = others
+        gradients, total = [torch.empty_like(x) for x in (left, right)], left.new_zeros(())
+        ctx.scale = 1 / math.sqrt(left.shape[-1])
+        for part in _parts(left[..., :1].expand(-1, -1, -1, left.shape[2]), len(left), 1 << 16):
+            pair = left[part], right[part]
+            value, change = compare(scores(pair), scores((teacher_left[part], teacher_right[part])), mask[part])
+            total += value
+            with torch.autocast(change.device.type, enabled=False):
+                gradients[0][part], gradients[1][part] = change @ pair[1], change.transpose(-1, -2) @ pair[0]
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        scale = along * ctx.scale
+        return *(gradient * scale for gradient in ctx.saved_tensors), None, None, None, None
 
 
 def _without_padding(scores: Tensor, mask: Tensor) -> Tensor:

@@ -226,8 +226,25 @@ def test_same_choice():
     assert losses.same_choice(student[:0], teacher[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("target", ["scores", "probabilities"])
-def test_gradient_of_attention_distance(target):
+@pytest.mark.parametrize("kind", ["cosine", "squared"])
+def test_gradient_of_distances_of_states(kind):
+    """Against plain operators in double precision, on some rows in any order."""
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(300, 70, dtype=torch.float64, generator=random) for _ in range(2))
+    for rows in (None, torch.randperm(300, generator=random)[:290]):
+        leaf = student.clone().requires_grad_()
+        ours, theirs = (leaf, teacher) if rows is None else (leaf[rows], teacher[rows])
+        expected = (1 - F.cosine_similarity(ours, theirs)).sum()
+        if kind == "squared":
+            expected = F.mse_loss(ours, theirs, reduction="none").mean(1).sum()
+        found = {"cosine": losses.cosine_distance, "squared": losses.squared_distance}[kind](leaf, teacher, rows)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        ours, theirs = (torch.autograd.grad(1.7 * x, leaf)[0] for x in (found, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["scores", "probabilities", "relations"])
+def test_gradient_of_what_is_said_of_scores(target):
     """Against loops over rows and heads in double precision; heads of the two differ in size."""
     random = torch.Generator().manual_seed(0)
     ours, theirs = (
@@ -244,19 +261,27 @@ def test_gradient_of_attention_distance(target):
                     q[b, head, :length] @ k[b, head, :length].T / np.sqrt(q.shape[-1])
                     for q, k in ((queries, keys), theirs)
                 )
+                if target == "relations":
+                    one, other = one.log_softmax(-1), other.log_softmax(-1)
+                    total = total + (other.exp() * (other - one)).sum() / 3
+                    continue
                 if target == "probabilities":
                     one, other = one.softmax(-1), other.softmax(-1)
                 total = total + (one - other).square().sum() / 3
         return total
 
+    def ours_of(student, teacher):
+        if target == "relations":
+            return losses.relation_divergence(tuple(student), tuple(teacher), mask)
+        return losses.attention_distance(tuple(student), tuple(teacher), mask, target == "probabilities")
+
     leaves = [x.clone().requires_grad_() for x in ours]
-    found = losses.attention_distance(tuple(leaves), tuple(theirs), mask, target == "probabilities")
+    found = ours_of(leaves, theirs)
     expected = plain(*leaves)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     for one, other in zip(*(torch.autograd.grad(x * 1.7, leaves) for x in (found, expected)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-    same = tuple(leaves)
-    distance = losses.attention_distance(same, tuple(x.detach() for x in same), mask, target == "probabilities")
+    distance = ours_of(leaves, [x.detach() for x in leaves])
     assert distance.item() == 0.0
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(distance, leaves))
 
@@ -422,6 +447,30 @@ def test_projections_are_those_of_the_layers(vocabulary, teachers, kind):
     apart = torch.special.xlogy(p, p) - torch.special.xlogy(p, q.clamp(min=1e-300))
     apart = apart.sum(-1).mean(1)[batch["attention_mask"] == 1].mean().item()
     assert found == pytest.approx(apart, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("distillation(mlm)", "bert"), ("distillation(mass)", "bart")])
+@pytest.mark.parametrize(
+    ("settings", "student", "teacher"),
+    [
+        ({}, "tokens", "tokens"),
+        ({"soft_on": "labels"}, "labels", "labels"),
+        ({"soft_weight": 0.0}, "labels", "none"),
+        ({"soft_weight": 0.0, "student_weight": 0.0}, "none", "none"),
+    ],
+)
+def test_logits_only_where_a_loss_looks(vocabulary, teachers, name, kind, settings, student, teacher):
+    objective, model = build(vocabulary, teachers(kind), name, kind, **settings)
+    batch = batch_of(objective, vocabulary, texts(low=12))
+    rows = {"tokens": len(batch.get("token_positions", batch["label_positions"])), "labels": len(batch["label_ids"])}
+    rows["none"] = 0
+    seen = {}
+    for who, network in (("student", model.main), ("teacher", model.teacher.main)):
+        head = network.get_output_embeddings()
+        head.register_forward_hook(lambda m, args, out, who=who: seen.update({who: args[0].flatten(0, -2).shape[0]}))
+    model(**batch)
+    assert batch["input_ids"].numel() > rows["labels"] > 0
+    assert seen == {"student": rows[student], "teacher": rows[teacher]}
 
 
 # zero, padding, splits
