@@ -68,7 +68,7 @@ class Lamb(torch.optim.Optimizer):
             state["step"] += 1
         states = [self.state[p] for p in params]
         steps = [state["step"].item() for state in states]
-        weights, grads = _local(params), _local([p.grad for p in params])  # type: ignore[misc]
+        weights, grads = _local(params), _local([p.grad for p in params])
         means, squares = _local([s["exp_avg"] for s in states]), _local([s["exp_avg_sq"] for s in states])
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(means, grads, 1 - beta1)
