@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -59,7 +60,7 @@ def load(folder: str) -> PreTrainedModel:
     """The model of a checkpoint, of the class that wrote it and in its types. Raises `ValueError` for other folders."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     name = (config.architectures or [""])[0]
-    cls = getattr(transformers, name, None)
+    cls: Any = getattr(transformers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ValueError(f"{folder} is a {name or 'checkpoint of no known class'}, which transformers does not have")
     if getattr(config, "quantization_config", None) is not None:

@@ -50,8 +50,7 @@ def extend(arguments: ExtensionArguments, corpus_arguments: CorpusArguments, con
     for path in (folder, *(file.parent for file in folder.glob("*/config.json"))):
         extension.tokenizer.save_pretrained(path)
 
-    language = corpus_arguments.language.split(",")[0]
-    before, after = (measure(tokenizer, sample, language) for tokenizer in (old, extension.tokenizer))
+    before, after = (measure(tokenizer, sample) for tokenizer in (old, extension.tokenizer))
     table = Table("", "before", "after")
     table.add_row("tokens", f"{extension.first_id:,}", f"{extension.first_id + len(extension.tokens):,}")
     table.add_row("rows of embeddings", "", f"{models[0].config.vocab_size:,}")

@@ -23,11 +23,11 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from pretrain_zoo.objectives import get_objective
+from pretrain_zoo.objectives.words import character_words
 from pretrain_zoo.training.command_line import ArgumentParser, run_command
 from pretrain_zoo.training.corpora import Corpus, CorpusArguments
 from pretrain_zoo.training.embedded import text_hash
-from pretrain_zoo.training.encode import encode
-from pretrain_zoo.training.tokenizer import KINDS, train_tokenizer
+from pretrain_zoo.training.tokenizer import KINDS, tokens_for, train_tokenizer
 
 MEASURED_DOCUMENTS = 1000
 """The table is computed on at most this many documents."""
@@ -96,16 +96,19 @@ class Training:
         return (text for number, text in enumerate(self.corpus, 1) if self.every and not number % self.every)
 
 
-def measure(tokenizer: PreTrainedTokenizerBase, texts: list[str], language: str = "en") -> dict[str, str]:
-    """Figures of a tokenizer on `texts`: tokens per word, characters per token and the share of unknown tokens."""
-    documents = encode(tokenizer.backend_tokenizer, texts, language)
-    words = int(documents.word_starts.sum()) - len(documents)  # without the slots that close documents
-    unknown = int((documents.tokens == tokenizer.unk_token_id).sum())
+def measure(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, str]:
+    """Figures of a tokenizer on `texts`: tokens per word, characters per token and the share of unknown tokens.
+
+    Words are those of `objectives.words`, the same whatever the tokenizer.
+    """
+    words = int(character_words("\n".join(texts))[0].sum())
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    ids = [i for encoding in encodings for i in encoding.ids]
     return {
         "words": f"{words:,}",
-        "tokens per word": f"{documents.num_tokens / words:.3f}",
-        "characters per token": f"{sum(map(len, texts)) / documents.num_tokens:.2f}",
-        "unknown tokens": f"{unknown / documents.num_tokens:.3%}",
+        "tokens per word": f"{len(ids) / words:.3f}",
+        "characters per token": f"{sum(map(len, texts)) / len(ids):.2f}",
+        "unknown tokens": f"{ids.count(tokenizer.unk_token_id) / len(ids):.3%}",
     }
 
 
@@ -133,8 +136,8 @@ def train(arguments: TokenizerArguments, corpus_arguments: CorpusArguments, cons
     special = [token.strip() for token in (arguments.special_tokens or "").split(",") if token.strip()]
     needs: tuple[str, ...] = ()
     if arguments.objective is not None:
-        objective = get_objective(arguments.objective)
-        special, needs = [*objective.special_tokens, *special], objective.needs
+        wanted, needs = tokens_for(get_objective(arguments.objective))
+        special = [*wanted, *special]
     tokenizer = train_tokenizer(
         training,
         arguments.kind,
@@ -155,7 +158,7 @@ def train(arguments: TokenizerArguments, corpus_arguments: CorpusArguments, cons
         "vocabulary": f"{len(tokenizer):,}",
         "corpus": f"{corpus.name} ({text_hash(corpus)})",
         measured: f"{len(sample):,}",
-        **measure(tokenizer, sample, corpus_arguments.language.split(",")[0]),
+        **measure(tokenizer, sample),
         "saved in": arguments.output_dir,
     }
     print_table(rows, console)

@@ -1,17 +1,48 @@
 """Trained tokenizers: the published layout of special tokens and pairs, and a round trip through AutoTokenizer."""
 
-import pytest
-from transformers import AutoTokenizer, BertConfig, GPT2Config, RobertaConfig
+import itertools
+import unicodedata
 
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import (
+    AlbertConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    RobertaConfig,
+    T5Config,
+    XLMRobertaConfig,
+    XLNetConfig,
+)
+
+from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, get_objective, list_objectives
 from pretrain_zoo.scripts import train_tokenizer as script
-from pretrain_zoo.training.tokenizer import KINDS, train_tokenizer
+from pretrain_zoo.training.tokenizer import KINDS, tokens_for, train_tokenizer
+from pretrain_zoo.training.unigram import Lattices, _seed, train_unigram
 
 TEXTS = [
     "The cat sat on the mat, and the cat didn't move. Was it the same cat?",
     "A mat is not a cat; cats sit on mats. The café was closed: 한국어 문장, 中文 too.",
     "Move the mat and the cat moves. “Why?” asked the man. 12 cats, 3 mats.",
 ] * 4
-CONFIGS = {"wordpiece": BertConfig, "bpe": RobertaConfig, "gpt2": GPT2Config}
+CONFIGS = {
+    "wordpiece": BertConfig,
+    "bpe": RobertaConfig,
+    "gpt2": GPT2Config,
+    "unigram": T5Config,
+    "albert": AlbertConfig,
+    "xlnet": XLNetConfig,
+    "xlm-roberta": XLMRobertaConfig,
+    "llama": LlamaConfig,
+}
+UNIGRAM = ("unigram", "albert", "xlnet", "xlm-roberta")
+TOO_SMALL = {"unigram": 3, "albert": 5, "xlm-roberta": 5}
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +155,22 @@ def test_same_text_same_tokenizer(tokenizers, kind):
 def test_bad_arguments(kind):
     with pytest.raises(ValueError, match="no text to train a tokenizer on"):
         train_tokenizer(["", " \n"], kind, 400)
-    with pytest.raises(ValueError, match="vocab_size 8 is too small"):
-        train_tokenizer(TEXTS, kind, 8)
+    size = TOO_SMALL.get(kind, 8)
+    with pytest.raises(ValueError, match=f"vocab_size {size} is too small"):
+        train_tokenizer(TEXTS, kind, size)
+    with pytest.raises(ValueError, match="vocab_size 204 is too small.*203 more special tokens"):
+        objective = get_objective("ul2")
+        train_tokenizer(TEXTS, kind, 204, special_tokens=objective.special_tokens)
+    with pytest.raises(ValueError, match="nfc, nfkc or none, not 'nfd'"):
+        train_tokenizer(TEXTS, kind, 400, normalization="nfd")
     with pytest.raises(TypeError, match="can be read only once"):
         train_tokenizer(iter(TEXTS), kind, 400)
 
 
 def test_unknown_kind():
-    with pytest.raises(ValueError, match="no kind of tokenizer 'wordpeice'; choose one of wordpiece, bpe, gpt2"):
+    with pytest.raises(
+        ValueError, match="no kind of tokenizer 'wordpeice'; choose one of wordpiece, bpe, gpt2, unigram"
+    ):
         train_tokenizer(TEXTS, "wordpeice", 400)
 
 
@@ -169,3 +208,295 @@ def test_measure():
         "characters per token": f"{13 / 6:.2f}",
         "unknown tokens": f"{2 / 6:.3%}",
     }
+
+
+# layouts
+
+
+def test_unigram_is_t5(tokenizers):
+    tokenizer = tokenizers["unigram"]
+    assert tokenizer.convert_ids_to_tokens(range(3)) == ["<pad>", "</s>", "<unk>"]
+    pair = tokenizer("The  cat\n", "a mat.")
+    assert tokenizer.decode(pair.input_ids) == "The cat</s> a mat.</s>" and "token_type_ids" not in pair
+    assert tokenizer.tokenize("the cat") == ["▁the", "▁cat"]
+    assert tokenizer("ﬁne", add_special_tokens=False).input_ids == tokenizer("fine", add_special_tokens=False).input_ids
+
+
+def test_albert_layout(tokenizers):
+    tokenizer = tokenizers["albert"]
+    assert tokenizer.convert_ids_to_tokens(range(5)) == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+    pair = tokenizer("The CAT", "the [MASK] mat")
+    assert tokenizer.convert_ids_to_tokens(pair.input_ids) == [
+        *("[CLS]", "▁the", "▁cat", "[SEP]"),
+        *("▁the", "[MASK]", "▁mat", "[SEP]"),
+    ]
+    assert pair.token_type_ids == [0] * 4 + [1] * 4
+
+
+def test_xlnet_layout(tokenizers):
+    tokenizer = tokenizers["xlnet"]
+    special = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+    assert tokenizer.convert_ids_to_tokens(range(9)) == special
+    pair = tokenizer("the cat", "the mat")
+    assert tokenizer.convert_ids_to_tokens(pair.input_ids) == [
+        "▁the",
+        "▁cat",
+        "<sep>",
+        "▁the",
+        "▁mat",
+        "<sep>",
+        "<cls>",
+    ]
+    assert pair.token_type_ids == [0, 0, 0, 1, 1, 1, 2]
+    padded = tokenizer(["the cat", "the"], padding=True)
+    assert padded.input_ids[1][0] == 5
+
+
+def test_xlm_roberta_and_llama_layouts(tokenizers):
+    tokenizer = tokenizers["xlm-roberta"]
+    assert tokenizer.convert_ids_to_tokens(range(5)) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pair = tokenizer("the cat", "the mat").input_ids
+    assert tokenizer.convert_ids_to_tokens(pair) == ["<s>", "▁the", "▁cat", "</s>", "</s>", "▁the", "▁mat", "</s>"]
+    tokenizer = tokenizers["llama"]
+    assert tokenizer.convert_ids_to_tokens(range(4)) == ["<unk>", "<s>", "</s>", "<0x00>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the cat").input_ids) == ["<s>", "▁the", "▁cat"]
+    text = "two  spaces\nline 😀"
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("kind", UNIGRAM)
+def test_names_of_special_tokens_are_plain_text_to_a_corpus(kind):
+    """When a corpus is tokenized, special tokens in it are text, as their low score makes them."""
+    tokenizer = train_tokenizer(
+        [*TEXTS, "<mask> <pad> [MASK] <extra_id_0>"], kind, 400, special_tokens=["<extra_id_0>"]
+    )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    ids = set(backend.encode("a <mask> [MASK] <pad> <extra_id_0> cat", add_special_tokens=False).ids)
+    assert not ids & set(Vocabulary.from_tokenizer(tokenizer).special.values()) - {tokenizer.unk_token_id}
+
+
+PRESETS = {
+    "wordpiece": "bert-tiny",
+    "bpe": "roberta-tiny",
+    "albert": "albert-tiny",
+    "xlm-roberta": "xlm-roberta-tiny",
+}
+
+
+@pytest.mark.parametrize(("kind", "preset"), PRESETS.items())
+def test_presets_of_the_family_take_it(tokenizers, kind, preset):
+    tokenizer = tokenizers[kind]
+    model = backbone(preset, tokenizer, max_length=16).load(AutoModelForMaskedLM)
+    batch = tokenizer(["The cat sat.", "a mat"], padding=True, return_tensors="pt")
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert torch.isfinite(model(**batch).logits).all()
+
+
+# special tokens of objectives
+
+
+def features(tokenizer, name):
+    ids = [tokenizer(text).input_ids[:12] for text in TEXTS[:3] * 2]
+    rows = [{"input_ids": row} for row in ids]
+    if name == "tlm":
+        return [row | {"input_ids_pair": row["input_ids"]} for row in rows]
+    if name in ("nsp", "sop"):
+        return [row | {"pair_labels": i % 2} for i, row in enumerate(rows)]
+    return rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_for_each_objective(kind):
+    """Every registered objective works with a tokenizer trained for it, of any kind that it can work with at all."""
+    for name in list_objectives():
+        objective = get_objective("distillation(mlm)" if name == "distillation" else name)
+        special, needs = tokens_for(objective)
+        tokenizer = train_tokenizer(TEXTS, kind, 700, special_tokens=special, needs=needs)
+        assert len(tokenizer) <= 700
+        vocabulary = Vocabulary.from_tokenizer(tokenizer)
+        assert set(special) <= set(vocabulary.special)
+        if kind == "xlnet" and (objective.architecture == "seq2seq" or name in ("nsp", "sop")):
+            continue  # it pads on the left, which encoder-decoders refuse, and ends with <cls>, which pairs begin with
+        if kind in ("gpt2", "unigram") and name in ("nsp", "sop"):
+            continue  # it puts nothing before texts
+        if name == "distillation":
+            objective.wrapped.check(vocabulary)  # its collator waits for a teacher
+            continue
+        objective.check(vocabulary)
+        batch = ObjectiveCollator(objective, tokenizer)(features(tokenizer, name))
+        assert batch["input_ids"].max() < len(tokenizer), name
+
+
+def test_special_tokens_come_last_as_in_t5():
+    special = get_objective("span_corruption").special_tokens
+    tokenizer = train_tokenizer(TEXTS, "unigram", 400, special_tokens=[*special, "<en>", "<ko>"], needs=["mask"])
+    last = tokenizer.convert_ids_to_tokens(range(len(tokenizer) - 103, len(tokenizer)))
+    assert last[:4] == ["<mask>", "<ko>", "<en>", "<extra_id_99>"] and last[-1] == "<extra_id_0>"
+    assert tokenizer.mask_token == "<mask>"
+    assert tokenizer.tokenize("<en> the <extra_id_7> cat <ko>") == ["<en>", "▁the", "<extra_id_7>", "▁cat", "<ko>"]
+
+
+def test_script_for_an_objective(tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    command = ["--output_dir", str(tmp_path / "a"), "--corpus", str(tmp_path / "corpus.txt"), "--kind", "gpt2"]
+    assert script.main([*command, "--vocab_size", "500", "--objective", "fim", "--special_tokens", "<en>, <ko>"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
+    get_objective("fim").check(Vocabulary.from_tokenizer(tokenizer))
+    assert tokenizer.tokenize("<ko>") == ["<ko>"]
+
+
+# normalization and Korean
+
+KOREAN = [
+    "이 영화는 정말 재미있었다. 배우들의 연기가 훌륭했고 음악도 좋았다.",
+    "한국어 문장은 띄어쓰기가 있다. 고양이가 café에서 잠을 잤다.",
+    "정말 좋은 영화였다! 다시 보고 싶은 영화, 음악이 좋았다. ＡＢＣ",
+] * 5
+OPTIONS = [
+    ("wordpiece", {"lowercase": False}),
+    ("wordpiece", {"strip_accents": False}),
+    ("wordpiece", {"normalization": "nfc"}),
+    ("bpe", {"lowercase": True, "normalization": "nfc"}),
+    ("unigram", {}),
+    ("xlm-roberta", {"lowercase": True}),
+    ("albert", {}),
+    ("llama", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_korean(kind, options, tmp_path):
+    """Syllables stay whole, decomposed text has the ids of composed text where it is normalized."""
+    train_tokenizer(KOREAN, kind, 600, **options).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    vocabulary = tokenizer.get_vocab()
+    assert not any(0x1100 <= ord(c) < 0x1200 for token in vocabulary for c in token)  # conjoining letters
+    if kind != "bpe":
+        assert any("영화" in token for token in vocabulary)
+    text = "영화는 정말 좋았다 café"
+    decoded = tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True)
+    stripped = kind in ("albert", "bpe") or "normalization" in options or options.get("lowercase") is True
+    assert decoded == (text.replace("é", "e") if stripped else text)
+    if kind in UNIGRAM or "normalization" in options:
+        assert tokenizer(unicodedata.normalize("NFD", text)).input_ids == tokenizer(text).input_ids
+
+
+def test_normalization_forms():
+    def words(**options):
+        tokenizer = train_tokenizer([*TEXTS, "ＡＢ Ab café"], "bpe", 400, **options)
+        return tokenizer.decode(tokenizer("ＡＢ Ab café").input_ids, skip_special_tokens=True)
+
+    assert words() == "ＡＢ Ab café"
+    assert words(normalization="nfkc") == "AB Ab café"
+    assert words(normalization="nfkc", lowercase=True, strip_accents=False) == "ab ab café"
+    assert words(lowercase=True) == "ａｂ ab cafe"
+    assert words(strip_accents=True) == "ＡＢ Ab cafe"
+
+
+# training Unigram
+
+WORDS = {"abab": 3, "aba": 2, "bb": 1, "abc": 2, "ccab": 4, "a": 1}
+
+
+def spellings(word, pieces):
+    for cuts in itertools.product([False, True], repeat=len(word) - 1):
+        at = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(word)]
+        parts = [word[a:b] for a, b in itertools.pairwise(at)]
+        if pieces.issuperset(parts):
+            yield parts
+
+
+def lattices() -> tuple[Lattices, np.ndarray, list[str]]:
+    made, _ = _seed(WORDS, 2)
+    score = np.log(np.random.default_rng(0).dirichlet(np.ones(len(made.sizes))))
+    return made, score, made.texts()
+
+
+def test_seeds_are_all_repeated_substrings():
+    made, score = _seed(WORDS, 2)
+    counts: dict[str, int] = {}
+    for word, count in WORDS.items():
+        for i, j in itertools.combinations(range(len(word) + 1), 2):
+            counts[word[i:j]] = counts.get(word[i:j], 0) + count
+    expected = {text: n * len(text) for text, n in counts.items() if n >= 2 or len(text) == 1}
+    assert set(made.texts()) == set(expected)
+    total = sum(expected.values())
+    for text, value in zip(made.texts(), score, strict=True):
+        assert value == pytest.approx(np.log(expected[text] / total))
+
+
+def test_expected_counts_by_all_spellings():
+    made, score, texts = lattices()
+    by_text = dict(zip(texts, score, strict=True))
+    expected = dict.fromkeys(texts, 0.0)
+    for word, count in WORDS.items():
+        ways = list(spellings(word, set(texts)))
+        weights = np.exp([sum(by_text[part] for part in way) for way in ways])
+        for way, weight in zip(ways, count * weights / weights.sum(), strict=True):
+            for part in way:
+                expected[part] += weight
+    np.testing.assert_allclose(made.expected_counts(score), [expected[text] for text in texts], rtol=1e-9)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_best_spellings_by_all_spellings(whole):
+    made, score, texts = lattices()
+    by_text = dict(zip(texts, score, strict=True))
+    long = np.flatnonzero(made.sizes > 1)
+    pieces, of = made.spell(score, made.first[long], made.sizes[long], whole=whole)
+    for row, piece in enumerate(long):
+        ways = [way for way in spellings(texts[piece], set(texts)) if whole or len(way) > 1]
+        best = max(sum(by_text[part] for part in way) for way in ways)
+        assert score[pieces[of == row]].sum() == pytest.approx(best)
+
+
+def test_unigram_training():
+    pieces = dict(train_unigram(WORDS, 6))
+    assert len(pieces) <= 6 and {"a", "b", "c"} <= set(pieces)
+    assert train_unigram(dict(reversed(WORDS.items())), 6) == list(pieces.items())
+    scores = list(pieces.values())
+    assert scores == sorted(scores, reverse=True) and sum(np.exp(scores)) <= 1 + 1e-9
+    model = models.Unigram([("<unk>", -100.0), *pieces.items()], unk_id=0)
+    assert sum(pieces[token.value] for token in model.tokenize("ababab")) == pytest.approx(
+        max(sum(pieces[part] for part in way) for way in spellings("ababab", set(pieces)))
+    )
+
+
+def test_pruning_keeps_the_text_probable():
+    """The pieces kept spell the text better than as many frequent substrings do."""
+    words: dict[str, int] = {}
+    for text in TEXTS + KOREAN:
+        for word in text.split():
+            words[word] = words.get(word, 0) + 1
+    characters = {c for word in words for c in word}
+    size = len(characters) + 40
+    trained = dict(train_unigram(words, size))
+    assert len(trained) == size
+    made, mass = _seed(words, 2)
+    keep = sorted(range(len(mass)), key=lambda i: (made.sizes[i] > 1, -mass[i]))[:size]
+    kept = np.array(sorted(keep))
+    plain, score = made.keep(kept), mass[kept]
+    for _ in range(5):
+        count = np.maximum(plain.expected_counts(score), 0.5)
+        score = np.log(count / count.sum())
+
+    def tokens(pieces):
+        model = models.Unigram([("<unk>", -100.0), *pieces], unk_id=0)
+        return sum(len(model.tokenize(word)) * count for word, count in words.items())
+
+    frequent = tokens(list(zip(plain.texts(), score.tolist(), strict=True)))
+    assert tokens(list(trained.items())) < 0.9 * frequent
+
+
+@pytest.mark.parametrize("kind", [*UNIGRAM, "llama"])
+def test_pieces_do_not_mix_scripts(kind):
+    texts = ["cats, 12cats 한국어text, 한국어text. (mats) mats... abc中文"] * 9
+    tokenizer = train_tokenizer(texts, kind, 360)
+    vocabulary = set(tokenizer.get_vocab()) - set(Vocabulary.from_tokenizer(tokenizer).special)
+    assert {"▁cats", "▁mats", "text", "12"} & vocabulary
+    for token in vocabulary - {f"<0x{byte:02X}>" for byte in range(256)}:
+        kinds = {
+            unicodedata.name(c).split()[0] if c.isalpha() else unicodedata.category(c)[0] for c in token.strip("▁")
+        }
+        assert len(kinds) <= 1, token

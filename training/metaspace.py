@@ -1,23 +1,39 @@
 """Tokenizers that write spaces as ▁: Unigram in the layouts of T5, ALBERT, XLNet and XLM-R, and LLaMA's BPE.
 
-SentencePiece's rules: any white space is one space (LLaMA keeps it), a word begins with ▁, and text is brought to NFKC.
+SentencePiece's rules: any white space is one space (LLaMA keeps it), a word begins with ▁, text is brought to NFKC (but
+LLaMA's), and no piece mixes scripts, figures and punctuation.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+import regex
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from .tokenizer_parts import TooSmallError, batches, count_characters, count_words, most_frequent, normalizer
 from .unigram import train_unigram
 
 CONTROL = -1000.0
 """Score of special tokens in a Unigram vocabulary: no text is spelled by them, be it their names."""
+
+RUNS = "|".join(
+    (
+        r"▁?[\p{Latin}\p{M}]+",
+        r"▁?[\p{Hangul}\p{M}]+",
+        r"▁?[\p{Han}\p{Hiragana}\p{Katakana}ー\p{M}]+",
+        r"▁?[\p{L}\p{M}]+",
+        r"▁?\p{N}+",
+        r"▁?[^\p{L}\p{M}\p{N}▁]+",
+        r"▁",
+    )
+)
+"""Stretches of a word that pieces do not reach beyond."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,7 @@ XLNET = Layout(
     | {"eod": "<eod>", "eop": "<eop>"},
     "$A:0 <sep>:0 <cls>:2",
     "$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2",
-    {**_TYPED, "padding_side": "left", "pad_token_type_id": 3},
+    {**_TYPED, "padding_side": "left"},
 )
 XLM_ROBERTA = Layout(
     {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"},
@@ -91,7 +107,7 @@ def unigram(
     characters = most_frequent(count_characters(words), max(vocab_size // 4, 1))
     if len(characters) + len(special) > vocab_size:
         raise TooSmallError(len(characters) + len(special), "for this text: special tokens and its characters need")
-    pieces = train_unigram(_known_parts(words, set(characters)), vocab_size - len(special), min_frequency)
+    pieces = train_unigram(_runs(words, set(characters)), vocab_size - len(special), min_frequency)
     scores = [(token, CONTROL) for token in special] + pieces
     tokenizer = Tokenizer(models.Unigram(scores, unk_id=special.index(layout.special["unk"])))
     if normalize is not None:
@@ -100,15 +116,15 @@ def unigram(
     return tokenizer, layout.apply(tokenizer)
 
 
-def _known_parts(words: Mapping[str, int], characters: set[str]) -> dict[str, int]:
-    """The stretches of known characters in the words, with their counts."""
-    parts: dict[str, int] = {}
+def _runs(words: Mapping[str, int], characters: set[str]) -> dict[str, int]:
+    """The words cut into `RUNS` and at unknown characters, with their counts."""
+    runs: Counter[str] = Counter()
     for word, count in words.items():
         known = word if characters.issuperset(word) else "".join(c if c in characters else "\n" for c in word)
         for part in known.split("\n"):
-            if part:
-                parts[part] = parts.get(part, 0) + count
-    return parts
+            for run in regex.findall(RUNS, part):
+                runs[run] += count
+    return runs
 
 
 def llama(
@@ -133,7 +149,7 @@ def llama(
     draft = Tokenizer(models.BPE(unk_token=LLAMA.special["unk"], fuse_unk=True))
     if normalize is not None:
         draft.normalizer = normalize
-    draft.pre_tokenizer = pre_tokenizer
+    draft.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.Split(Regex(RUNS), "isolated")])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,

@@ -24,6 +24,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..objectives import Objective
 from .metaspace import METASPACE_KINDS
 from .tokenizer_parts import TooSmallError, batches, most_frequent, normalizer, unicode_form
 
@@ -46,10 +47,9 @@ def train_tokenizer(
         vocab_size: tokens at most, special tokens included; a small corpus gives fewer.
         model_max_length: longest input of the model, in tokens, special tokens included.
         min_frequency: pieces are merged if they stand together at least this often.
-        special_tokens: special tokens beside those of the kind (`objective.special_tokens`, tokens of languages). Their
+        special_tokens: special tokens beside those of the kind (sentinels, modes, languages; see `tokens_for`). Their
             ids are the last ones, the first token's the very last, as T5 has its `<extra_id_0>`.
-        needs: tokens by role that there must be ("mask", "pad"; `objective.needs`); one that the kind lacks is added,
-            as `<mask>`.
+        needs: tokens by role that there must be ("mask", "pad"); one that the kind lacks is added, as `<mask>`.
         options: of all kinds: `normalization` (`None`, "nfc" or "nfkc"; "nfkc" for Unigram), `lowercase` (False; True
             for wordpiece and albert) and `strip_accents` (as `lowercase`). Stripping accents takes Hangul apart in
             wordpiece without normalization, as in BERT; otherwise it is put together again. Of bpe and gpt2 also
@@ -79,6 +79,15 @@ def train_tokenizer(
             special.append(settings[f"{role}_token"])
     tokenizer.add_special_tokens(special[::-1])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=model_max_length, **settings)
+
+
+def tokens_for(objective: Objective) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`special_tokens` and `needs` of `train_tokenizer` for a tokenizer made for this objective.
+
+    Beside what the objective asks for, a padding token, and for gap sentences a token of their own, which PEGASUS has.
+    """
+    special = (*objective.special_tokens, *filter(None, [getattr(objective, "sentence_mask", None)]))
+    return special, (*objective.needs, "pad")
 
 
 def _wordpiece(

@@ -98,7 +98,6 @@ def extend_tokenizer(
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         model_input_names=tokenizer.model_input_names,
-        pad_token_type_id=tokenizer.pad_token_type_id,
         clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
         **settings,
     )
@@ -145,7 +144,8 @@ class Spellings:
         self._inner: Any = None  # spells what stands inside a word
         if self.kind == "WordPiece":
             inside = {t[len(self.prefix) :]: i for t, i in self.vocabulary.items() if t.startswith(self.prefix)}
-            self._inner = models.WordPiece({unk: self.unk_id} | inside, unk_token=unk, continuing_subword_prefix="")
+            inside.setdefault(str(unk), self.unk_id)
+            self._inner = models.WordPiece(inside, unk_token=unk, continuing_subword_prefix="")
         elif self.suffix:
             plain = {**specification, "model": {**model, "end_of_word_suffix": None}}
             self._inner = Tokenizer.from_str(json.dumps(plain)).model
