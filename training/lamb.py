@@ -47,7 +47,7 @@ class Lamb(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient; returns what `closure` does."""
         loss = None
         if closure is not None:
@@ -68,7 +68,7 @@ class Lamb(torch.optim.Optimizer):
             state["step"] += 1
         states = [self.state[p] for p in params]
         steps = [state["step"].item() for state in states]
-        weights, grads = _local(params), _local([p.grad for p in params])
+        weights, grads = _local(params), _local([p.grad for p in params])  # type: ignore[misc]
         means, squares = _local([s["exp_avg"] for s in states]), _local([s["exp_avg_sq"] for s in states])
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(means, grads, 1 - beta1)

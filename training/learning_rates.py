@@ -11,6 +11,9 @@ from transformers import get_scheduler
 
 from .phases import RATE, PhaseArguments
 
+STABLE = "warmup_stable_decay"
+"""transformers' name of the trapezoidal schedule; "wsd" is short for it in phases."""
+
 
 def learning_rates(phases: Sequence[PhaseArguments], args: Any) -> Callable[[int], float] | None:
     """Factor of `args.learning_rate` at each step; `None` where no phase has learning-rate settings of its own.
@@ -34,6 +37,21 @@ def learning_rates(phases: Sequence[PhaseArguments], args: Any) -> Callable[[int
     return factor
 
 
+def scheduler_options(kind: str, options: Any, steps: int) -> dict[str, Any]:
+    """The settings of a schedule over so many steps: its own (`options`, a mapping or `None`), with numbers of steps
+    below 1 taken as shares of them.
+
+    A trapezoidal schedule that does not say how long it decays does so for a tenth of the steps.
+    """
+    found = dict(options or {})
+    for key in ("num_decay_steps", "num_stable_steps"):
+        if 0 < found.get(key, 1) < 1:
+            found[key] = round(found[key] * steps)
+    if kind == STABLE:
+        found.setdefault("num_decay_steps", round(0.1 * steps))
+    return found
+
+
 def _stretch(phase: PhaseArguments, args: Any) -> Callable[[int], float]:
     """Factor of the run's learning rate at each step of a phase."""
     own = {name: getattr(args, name) for name in RATE} | (phase.rate or {})
@@ -42,13 +60,8 @@ def _stretch(phase: PhaseArguments, args: Any) -> Callable[[int], float]:
     try:
         rate, warmup = float(own["learning_rate"]), float(own["warmup_steps"])
         kind = getattr(own["lr_scheduler_type"], "value", own["lr_scheduler_type"])
-        kind = "warmup_stable_decay" if kind == "wsd" else kind
-        options = dict(own["lr_scheduler_kwargs"] or {})
-        for key in ("num_decay_steps", "num_stable_steps"):
-            if 0 < options.get(key, 1) < 1:
-                options[key] = round(options[key] * phase.steps)
-        if kind == "warmup_stable_decay":
-            options.setdefault("num_decay_steps", round(0.1 * phase.steps))
+        kind = STABLE if kind == "wsd" else kind
+        options = scheduler_options(kind, own["lr_scheduler_kwargs"], phase.steps)
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
         schedule: Any = get_scheduler(
             kind,

@@ -24,6 +24,7 @@ from ..objectives import Objective
 from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from .lamb import LAMB, Lamb
+from .learning_rates import scheduler_options
 from .memory import StreamMemory
 from .sharding import tied_weights_in_the_root
 from .sums import Sums
@@ -244,6 +245,8 @@ class PretrainingTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The schedule that the arguments name, or that of `learning_rates`."""
         if self.learning_rates is None or self.lr_scheduler is not None:
+            kind, options = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
+            self.args.lr_scheduler_kwargs = scheduler_options(kind, options, num_training_steps)
             return super().create_scheduler(num_training_steps, optimizer)
         chosen: Any = optimizer if optimizer is not None else self.optimizer
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, self.learning_rates)
