@@ -24,7 +24,7 @@ from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, get_objective, list_objectives
 from pretrain_zoo.scripts import train_tokenizer as script
 from pretrain_zoo.training.tokenizer import KINDS, tokens_for, train_tokenizer
-from pretrain_zoo.training.unigram import Lattices, _seed, train_unigram
+from pretrain_zoo.training.unigram import Lattices, _prune, _seed, train_unigram
 
 TEXTS = [
     "The cat sat on the mat, and the cat didn't move. Was it the same cat?",
@@ -463,30 +463,33 @@ def test_unigram_training():
     )
 
 
-def test_pruning_keeps_the_text_probable():
-    """The pieces kept spell the text better than as many frequent substrings do."""
-    words: dict[str, int] = {}
-    for text in TEXTS + KOREAN:
-        for word in text.split():
-            words[word] = words.get(word, 0) + 1
-    characters = {c for word in words for c in word}
-    size = len(characters) + 40
-    trained = dict(train_unigram(words, size))
-    assert len(trained) == size
-    made, mass = _seed(words, 2)
-    keep = sorted(range(len(mass)), key=lambda i: (made.sizes[i] > 1, -mass[i]))[:size]
-    kept = np.array(sorted(keep))
-    plain, score = made.keep(kept), mass[kept]
-    for _ in range(5):
-        count = np.maximum(plain.expected_counts(score), 0.5)
-        score = np.log(count / count.sum())
+def test_pruning_by_hand():
+    """Pieces go whose replacement by their best other spelling costs the text least, counted in best spellings."""
+    made, score, texts = lattices()
+    by_text = dict(zip(texts, score, strict=True))
 
-    def tokens(pieces):
-        model = models.Unigram([("<unk>", -100.0), *pieces], unk_id=0)
-        return sum(len(model.tokenize(word)) * count for word, count in words.items())
+    def best(word, without=()):
+        ways = [way for way in spellings(word, set(texts)) if list(without) != way]
+        return max(ways, key=lambda way: sum(by_text[part] for part in way))
 
-    frequent = tokens(list(zip(plain.texts(), score.tolist(), strict=True)))
-    assert tokens(list(trained.items())) < 0.9 * frequent
+    used = dict.fromkeys(texts, 0.0)
+    for word, count in WORDS.items():
+        for part in best(word):
+            used[part] += count
+    total = sum(used.values())
+    losses = {}
+    for piece, count in used.items():
+        if len(piece) > 1 and count:
+            parts = best(piece, [piece])
+            after = total + count * (len(parts) - 1)
+            new = sum(np.log((used[part] + count) / after) for part in parts)
+            losses[piece] = count * (np.log(count / total) - new)
+    ranked = sorted(losses, key=lambda piece: -losses[piece])
+    characters = [text for text in texts if len(text) == 1]
+    assert len(ranked) > 2
+    for size in range(len(characters), len(characters) + len(ranked) + 2):
+        kept = {texts[i] for i in _prune(made, score, size)}
+        assert kept == {*characters, *ranked[: size - len(characters)]}
 
 
 @pytest.mark.parametrize("kind", [*UNIGRAM, "llama"])
