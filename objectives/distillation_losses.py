@@ -59,7 +59,7 @@ def same_choice(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _parts(like: Tensor, count: int, size: int = 1 << 14) -> Iterator[slice]:
     """`count` rows, each as large as those of `like`, some at a time: on a CPU about `size` numbers, for its caches."""
-    rows = (size if like.device.type == "cpu" else 1 << 26) // max(like[:1].numel(), 1) + 1
+    rows = max((size if like.device.type == "cpu" else 1 << 26) // max(like[:1].numel(), 1), 1)
     return (slice(start, start + rows) for start in range(0, count, rows))
 
 
@@ -142,7 +142,7 @@ class _Distance(torch.autograd.Function):
         ctx.dtype, gradient = student.dtype, wide(torch.zeros_like(student))
         rows = torch.arange(len(student), device=student.device) if rows is None else rows
         total = gradient.new_zeros(())
-        for part in _parts(student, len(rows)):
+        for part in _parts(student, len(rows), 1 << 16):
             value, change = distance(*(wide(x.index_select(0, rows[part])) for x in (student, teacher)))
             gradient.index_copy_(0, rows[part], change)
             total += value
@@ -215,9 +215,11 @@ class _ScoreLoss(torch.autograd.Function):
         gradients, total = [torch.empty_like(x) for x in (left, right)], left.new_zeros(())
         ctx.scale = 1 / math.sqrt(left.shape[-1])
         for part in _parts(left[..., :1].expand(-1, -1, -1, left.shape[2]), len(left), 1 << 16):
-            pair = left[part], right[part]
+            pair = left[part].contiguous(), right[part].contiguous()  # as products of matrices want them
             value, change = compare(scores(pair), scores((teacher_left[part], teacher_right[part])), mask[part])
             total += value
+            if not any(ctx.needs_input_grad):  # evaluation
+                continue
             with torch.autocast(change.device.type, enabled=False):
                 gradients[0][part], gradients[1][part] = change @ pair[1], change.transpose(-1, -2) @ pair[0]
         ctx.save_for_backward(*gradients)
