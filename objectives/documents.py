@@ -49,6 +49,12 @@ class Documents:
         """Number of tokens, closing slots not counted."""
         return len(self.tokens) - len(self)
 
+    def sentences(self, heads: np.ndarray) -> np.ndarray:
+        """int64, sorted: slots where sentences begin, among them `heads`, the first slots of documents."""
+        begins = np.array(self.sentence_starts)
+        begins[heads] = True
+        return np.flatnonzero(begins)
+
     def select(self, documents: np.ndarray) -> Documents:
         """The given documents (indices, in the given order) as `Documents` of their own.
 

@@ -47,7 +47,7 @@ class Sentences:
         """The sentences of a corpus; a document's first token always begins one."""
         numbers = np.flatnonzero(np.diff(documents.offsets) > 1)
         heads = documents.offsets[numbers]
-        starts = np.union1d(np.flatnonzero(documents.sentence_starts), heads)
+        starts = documents.sentences(heads)
         first = np.append(np.searchsorted(starts, heads), len(starts))
         ends = np.append(starts[1:], 0)
         ends[first[1:] - 1] = documents.offsets[numbers + 1] - 1

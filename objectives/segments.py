@@ -116,7 +116,7 @@ def pack(
     else:
         firsts = documents.offsets[:-1]
         if packing != "documents":
-            firsts = np.union1d(np.flatnonzero(documents.sentence_starts), firsts)
+            firsts = documents.sentences(firsts)
         ends = np.append(firsts[1:], total)
         group = None
         if packing != "full_sentences":  # stay within documents, without their closing slots

@@ -106,12 +106,16 @@ def _example(
     markers = {vocabulary.special[text] for text in objective.special_tokens if text in vocabulary.special}
     labels = columns["label_ids"].row(0) if "label_ids" in columns else np.zeros(0, np.int64)
     places = columns["label_positions"].row(0).tolist() if "label_positions" in columns else []
-    axis = "input" if "label_positions" in columns and objective.columns["label_positions"].index == "input" else ""
+    axis = "label_positions" in columns and objective.columns["label_positions"].index == "input"
     ids = {n: c.row(0).tolist() for n, c in columns.items() if n.endswith("input_ids") and isinstance(c, Ragged)}
     read = ids.get("input_ids", before)
-    some = places if axis and len(places) < len(read) - 1 else []  # where all are predicted, that says nothing
-    aligned = bool(axis) or _in_place(read, before, vocabulary.mask_id)
-    roles, roles_before = _roles(read, before, aligned, set(some))
+    here = axis and not objective.dense_shift  # predicted where they stand, not where the token before stands
+    some = places if here and len(places) < len(read) - 1 else []  # where all are predicted, that says nothing
+    restored = np.array(read)
+    restored[some] = labels[: len(some)]
+    roles, roles_before = _roles(restored.tolist(), before, _in_place(read, before, vocabulary.mask_id))
+    for i in some:
+        roles[i] = "kept" if read[i] == restored[i] else "replaced"
     notes = dict(zip(some, _notes(columns, some, tokenizer, labels)))
 
     def tokens(ids: Sequence[int], roles: Sequence[str], notes: dict[int, str] | None = None) -> list[Token]:
@@ -154,18 +158,14 @@ def _in_place(after: list[int], before: list[int], mask: int | None) -> bool:
     return len(after) == len(before) and 2 * changed.count(-1 if mask is None else mask) > len(changed)
 
 
-def _roles(after: list[int], before: list[int], aligned: bool, predicted: set[int]) -> tuple[list[str], list[str]]:
+def _roles(after: list[int], before: list[int], in_place: bool) -> tuple[list[str], list[str]]:
     """What became of the tokens: roles of those after and of those before.
 
     Args:
-        aligned: whether positions stay the same, if the lengths do.
-        predicted: positions that are predicted.
+        in_place: whether tokens stay where they were.
     """
-    if aligned and len(after) == len(before):
-        changed = [
-            "replaced" if a != b else "kept" if i in predicted else "" for i, (a, b) in enumerate(zip(after, before))
-        ]
-        return changed, [""] * len(before)
+    if in_place:
+        return ["replaced" if a != b else "" for a, b in zip(after, before)], [""] * len(before)
     roles, earlier = ["inserted"] * len(after), ["deleted"] * len(before)
     for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
         roles[block.b : block.b + block.size] = [""] * block.size

@@ -121,6 +121,11 @@ def test_roles(tokenizer):
     gone = [t.text for t in example.lines["text"] if t.role == "deleted"]
     targets = [t.text for t in example.lines["predict"] if not t.text.startswith(("<extra", "[SEP]"))]
     assert gone == targets and {t.role for t in example.lines["predict"]} == {"sentinel", "target"}
+    masked, example = roles("unilm", "masked", mask_replace_prob=1.0, random_replace_prob=0.0)  # in a new frame
+    assert len(masked) == len(example.lines["predict"]) > 3
+    assert not any(t.role == "deleted" for t in example.lines["text"])
+    kept, example = roles("prefix_lm", "kept")
+    assert not kept and not any(t.note for t in example.lines["input_ids"])
     masked, example = roles("mass", "masked", mass_ratio=0.3)
     assert masked and len(example.lines["input_ids"]) == len(example.lines["text"])
     assert not any(t.role == "deleted" for t in example.lines["text"])

@@ -33,7 +33,7 @@ def examples(model: Any, tokenizer: Any, documents: Documents, count: int = 5, s
 def sentences(documents: Documents, tokenizer: Any, count: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
     """(ids, position of a word to leave out) of up to `count` sentences, in an order that `seed` decides."""
     words, tokens = documents.word_starts, documents.tokens
-    starts = np.union1d(np.flatnonzero(documents.sentence_starts), documents.offsets[:-1])
+    starts = documents.sentences(documents.offsets[:-1])
     ends = np.append(starts[1:], len(tokens))
     ends = ends - (tokens[ends - 1] < 0)
     fitting = np.flatnonzero((ends - starts >= SHORTEST) & (ends - starts <= LONGEST))
