@@ -1,9 +1,5 @@
-"""One run of fine-tuning: one task, one seed, one model, in a folder of its own.
+"""One run of fine-tuning: one task, one seed, one model, in a folder of its own (see `task_run`), which also has
 
-run.json       what the run is: the settings that decide its result
-checkpoint-…/  state to resume from, until the run is finished
-results.json   scores, sizes, memory, time
-model/         the best model, by the score on the dev set
 predictions/   of the test sets, in the leaderboard's layout
 """
 
@@ -11,43 +7,31 @@ from __future__ import annotations
 
 import copy
 import gc
-import shutil
-import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from ..models.adapters import training_callbacks
-from ..models.task_models import TaskModelArguments, load_task_model, save_task_model, size_report
-from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
+from ..models.task_models import TaskModelArguments, load_task_model, size_report
+from .distilled_trainer import distilled
 from .encoded import Collator, EncodedExamples
-from .finetune_arguments import LARGE, SMALL, FinetuneArguments
-from .finetune_trainer import FinetuneTrainer, balanced_weights, decide, last_checkpoint
+from .finetune_arguments import FinetuneArguments
+from .finetune_trainer import FinetuneTrainer, balanced_weights, decide
 from .glue_tasks import Task
-from .measure import folder_size, peak_memory, reset_peak_memory
 from .predictions import submission_name, write_predictions
 from .task_data import Examples
-from .task_distillation import TaskDistiller, TeacherArguments, distilled
+from .task_distillation import TaskDistiller
+from .task_run import TaskRun, default_learning_rate, identity_of, silence
+from .teachers import TeacherArguments, with_unlabelled
 
-_DECIDING: tuple[str, ...] = ()
-_DECIDING += ("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
-_DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
-_DECIDING += ("eval_strategy", "eval_steps", "load_best_model_at_end", "train_sampling_strategy")
-_DECIDING += ("max_seq_length", "early_stopping_patience", "class_weights", "max_train_samples", "max_eval_samples")
+_DECIDING = ("early_stopping_patience", "class_weights", "max_train_samples", "max_eval_samples")
 
 
 @dataclass(frozen=True)
@@ -67,10 +51,18 @@ class PreparedTask:
     tokenizer: Any
 
 
-def prepare(task: Task, splits: dict[str, Examples], tokenizer: Any, args: FinetuneArguments) -> PreparedTask:
-    """Sample and tokenize the splits as the arguments say."""
+def prepare(
+    task: Task,
+    splits: dict[str, Examples],
+    tokenizer: Any,
+    args: FinetuneArguments,
+    unlabelled: Examples | None = None,
+) -> PreparedTask:
+    """Sample and tokenize the splits as the arguments say; `unlabelled` rows join those to train on, all of them."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     sampled = {name: examples.sample(limits.get(name.partition("_")[0])) for name, examples in splits.items()}
+    if unlabelled is not None:
+        sampled["train"] = with_unlabelled(sampled["train"], unlabelled)
     encoded = {name: EncodedExamples(rows, tokenizer, args.max_seq_length) for name, rows in sampled.items()}
     return PreparedTask(task, encoded, {name: rows.index for name, rows in sampled.items()}, tokenizer)
 
@@ -101,39 +93,29 @@ def finetune(
     Raises:
         ValueError: for what cannot work, or if `folder` holds another run.
     """
-    started = time.perf_counter()
     task, splits = prepared.task, prepared.splits
     args = _for_run(args, folder)
+    teacher = teacher if teacher is not None and teacher.teacher is not None else None
     identity = run_identity(prepared, model_args, args, random_weights)
-    if teacher is not None and teacher.teacher is not None:
-        identity |= teacher.identity(task.name)
-    find_run(folder, identity, args.overwrite_output_dir)  # refuses another run's folder
-    finished = read_json(folder / RESULTS)
-    if finished is not None and not args.overwrite_output_dir:
-        return finished
-    checkpoint = None if args.overwrite_output_dir else last_checkpoint(folder)
-    reset_peak_memory()
-    set_seed(args.seed)
+    run = TaskRun(folder, identity | (teacher.identity(task.name) if teacher else {}), args)
+    if run.finished is not None:
+        return run.finished
+    run.begin()
     model = build_model(prepared, model_args, args.max_seq_length, random_weights)
     sizes = size_report(model)
-    if not args.learning_rate:
-        args.learning_rate = SMALL if sizes["trainable"] < 50_000_000 else LARGE
-    distiller = None
-    if teacher is not None and teacher.teacher is not None:
-        distiller = teacher.distiller(task.name, model, prepared.tokenizer)
-        if teacher.intermediate_epochs and checkpoint is None:
-            with distiller.intermediate():
-                inner = _without_evaluation(args, teacher.intermediate_epochs)
-                make_trainer(prepared, model, inner, model_args.layer_lr_decay, distiller).train()
+    args.learning_rate = args.learning_rate or default_learning_rate(sizes["trainable"])
+    distiller = teacher.distiller(task.name, model, prepared.tokenizer) if teacher else None
+    if teacher and distiller and teacher.intermediate_epochs and run.checkpoint is None:
+        with distiller.intermediate():
+            inner = _without_evaluation(args, teacher.intermediate_epochs)
+            make_trainer(prepared, model, inner, model_args.layer_lr_decay, distiller).train()
     trainer = make_trainer(prepared, model, args, model_args.layer_lr_decay, distiller)
     title = f"{task.title}, seed {args.seed}" + ", random weights" * random_weights
     trainer.add_callback(_Lines(console, title, task.metrics))
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    if args.process_index == 0:
-        claim_folder(folder, identity, args.overwrite_output_dir)
-    trainer.accelerator.wait_for_everyone()
-    output = trainer.train(resume_from_checkpoint=checkpoint)
+    run.claim(trainer)
+    output = trainer.train(resume_from_checkpoint=run.checkpoint)
 
     metrics, predictions = {}, {}
     for name, rows in splits.items():
@@ -151,33 +133,20 @@ def finetune(
         "random_weights": random_weights,
         "score": sum(m["score"] for m in metrics.values()) / len(metrics),
         "metrics": metrics,
-        "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "train_rows": len(splits["train"]),
         "cut_rows": splits["train"].truncated(args.max_seq_length),
-        "learning_rate": args.learning_rate,
-        "batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "batch": identity["batch"],
         "epochs": args.num_train_epochs,
         "trainable_parameters": sizes["trainable"],
         "parameters": sizes["total"],
         "train_seconds": output.metrics["train_runtime"],
-        "device": f"{args.world_size} × {args.device.type}",
-        "settings": identity,
         "history": [log for log in trainer.state.log_history if "eval_score" in log],
     }
-    if args.process_index == 0:
-        save_task_model(trainer.accelerator.unwrap_model(trainer.model), folder / "model")
-        prepared.tokenizer.save_pretrained(folder / "model")
-        for name, decided in predictions.items():
-            path = folder / "predictions" / submission_name(task, name)
-            write_predictions(path, task, prepared.index[name], decided)
-        results["saved_bytes"] = folder_size(folder / "model")
-        results["peak_memory_bytes"] = peak_memory()
-        results["seconds"] = time.perf_counter() - started
-        write_json(folder / RESULTS, results)
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
+    results |= run.save_model(trainer, prepared.tokenizer)
+    for name, decided in predictions.items() if args.process_index == 0 else ():
+        write_predictions(folder / "predictions" / submission_name(task, name), task, prepared.index[name], decided)
+    run.finish(trainer, results)
     del trainer, model
     gc.collect()
     return results
@@ -187,14 +156,9 @@ def run_identity(
     prepared: PreparedTask, model_args: TaskModelArguments, args: FinetuneArguments, random_weights: bool
 ) -> dict[str, Any]:
     """The settings that decide the result of a run, and the size of its data."""
-    identity: dict[str, Any] = {"task_name": prepared.task.name, "random_weights": random_weights}
-    identity |= asdict(model_args) | {name: getattr(args, name) for name in _DECIDING}
-    identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    identity["rows"] = {name: len(rows) for name, rows in prepared.splits.items()}
-    return {
-        name: value if isinstance(value, (int, float, dict, type(None))) else str(value)
-        for name, value in identity.items()
-    }
+    rows = {name: len(split) for name, split in prepared.splits.items()}
+    own: dict[str, Any] = {"task_name": prepared.task.name, "random_weights": random_weights, "rows": rows}
+    return identity_of(model_args, args, _DECIDING, **own)
 
 
 def build_model(prepared: PreparedTask, model_args: TaskModelArguments, max_length: int, random_weights: bool) -> Any:
@@ -239,10 +203,7 @@ def make_trainer(
         class_weights=class_weights(args.class_weights, prepared),
         layer_lr_decay=layer_lr_decay,
     )
-    for silenced in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
-        trainer.remove_callback(silenced)
-    for callback in training_callbacks(model):
-        trainer.add_callback(callback)
+    silence(trainer)
     return trainer
 
 
@@ -265,7 +226,7 @@ def class_weights(text: str, prepared: PreparedTask) -> torch.Tensor | None:
     if text == "balanced":
         labels = prepared.splits["train"].labels
         assert labels is not None
-        return torch.tensor(balanced_weights(labels, len(task.labels)), dtype=torch.float32)
+        return torch.tensor(balanced_weights(labels[labels >= 0], len(task.labels)), dtype=torch.float32)
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:

@@ -128,7 +128,7 @@ class FinetuneTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Logits, labels and metrics of all rows in their order, on every process.
+        """Predictions and metrics of all rows in their order, on every process (see `put_together`).
 
         Raises `ValueError` if the model gives NaN or infinite values.
         """
@@ -138,33 +138,48 @@ class FinetuneTrainer(Trainer):
         model: Any = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
         training = model.training
         model.eval()
-        found: list[tuple[list[int], np.ndarray]] = []
+        found: list[tuple[list[int], tuple[np.ndarray, ...]]] = []
         for (rows, counts), batch in zip(share, dataloader, strict=True):
-            batch.pop("labels", None)
             with torch.no_grad(), self.accelerator.autocast():
-                logits = model(**self._prepare_inputs(batch))["logits"]
+                values = self.read_batch(model, self._prepare_inputs(batch))
             if counts:
-                found.append((rows, logits.float().cpu().numpy()))
+                found.append((rows, tuple(value.float().cpu().numpy() for value in values)))
         model.train(training)
         if args.world_size > 1:
             found = gather_object(found)
-        logits = np.empty((len(dataset), found[0][1].shape[-1]), np.float32)
-        logits[np.concatenate([rows for rows, _ in found])] = np.concatenate([values for _, values in found])
-        if not np.isfinite(logits).all():
-            raise ValueError(
-                f"the model gives NaN or infinite values after step {self.state.global_step}; lower --learning_rate, "
-                "or use bf16 instead of fp16"
-            )
-        metrics: dict[str, float] = {}
-        if dataset.labels is not None:
-            losses = self._losses(torch.from_numpy(logits), torch.from_numpy(dataset.labels))
-            metrics = {"loss": losses.mean().item()} | self.score(decide(logits), dataset.labels)
+        predictions, metrics = self.put_together(found, dataset)
         return EvalLoopOutput(
-            predictions=logits,
+            predictions=predictions,
             label_ids=dataset.labels,
             metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
             num_samples=len(dataset),
         )
+
+    def read_batch(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """What evaluation keeps of a batch, a row for each of the batch's: the logits."""
+        batch.pop("labels", None)
+        return (model(**batch)["logits"],)
+
+    def put_together(
+        self, found: list[tuple[list[int], tuple[np.ndarray, ...]]], dataset: Any
+    ) -> tuple[Any, dict[str, float]]:
+        """Predictions, the logits of all rows in their order, and metrics, from numbers of rows with their values."""
+        logits = np.empty((len(dataset), found[0][1][0].shape[-1]), np.float32)
+        for rows, (values,) in found:
+            logits[rows] = values
+        self.check_finite(logits)
+        if dataset.labels is None:
+            return logits, {}
+        losses = self._losses(torch.from_numpy(logits), torch.from_numpy(dataset.labels))
+        return logits, {"loss": losses.mean().item()} | self.score(decide(logits), dataset.labels)
+
+    def check_finite(self, values: np.ndarray) -> None:
+        """Raises `ValueError` if the model gave NaN or infinite values."""
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"the model gives NaN or infinite values after step {self.state.global_step}; lower --learning_rate, "
+                "or use bf16 instead of fp16"
+            )
 
 
 def decide(logits: np.ndarray) -> np.ndarray:

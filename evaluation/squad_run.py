@@ -1,51 +1,35 @@
-"""One run of question answering: settings, training, answers and scores, in a folder of its own.
+"""One run of question answering: settings, training, answers and scores.
 
-run.json                 what the run is: the settings that decide its result
-checkpoint-…/            state to resume from, until the run is finished
-model/                   the best model, by its score on the dev set
+Its folder (see `task_run`) also has
+
 predictions.json         id → answer, as the leaderboard takes it; "" for no answer
 nbest_predictions.json   the best spans of each question
 null_odds.json           score of no answer minus that of the best span
-results.json             scores, sizes, memory, time
 """
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import AutoConfig, TrainerCallback
 
-from ..models.adapters import training_callbacks
 from ..models.task_checkpoints import is_adapter
-from ..models.task_models import TaskModelArguments, load_saved, load_task_model, save_task_model, size_report
-from ..training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
-from .finetune_arguments import LARGE, SMALL, FinetuneArguments
-from .finetune_trainer import last_checkpoint
-from .measure import folder_size, peak_memory, reset_peak_memory
+from ..models.task_models import TaskModelArguments, load_saved, load_task_model, size_report
+from ..training.run_folder import write_json
+from .finetune_arguments import FinetuneArguments
 from .squad import WindowCollator, WindowDataset, make_windows
 from .squad_answers import Answer, best_answers
 from .squad_data import Question
 from .squad_metrics import METRICS, best_thresholds, squad_scores
 from .squad_trainer import SquadTrainer, takes_types
+from .task_run import TaskRun, default_learning_rate, identity_of, silence
 
-_DECIDING: tuple[str, ...] = (
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-)
-_DECIDING += ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "seed", "data_seed")
-_DECIDING += ("eval_strategy", "eval_steps", "load_best_model_at_end", "train_sampling_strategy", "max_seq_length")
-_DECIDING += ("doc_stride", "max_query_length", "max_answer_length", "null_score_diff_threshold")
+_DECIDING = ("doc_stride", "max_query_length", "max_answer_length", "null_score_diff_threshold")
 
 
 @dataclass
@@ -113,15 +97,12 @@ def run_squad(
     Raises:
         ValueError: for what cannot work, or if `folder` holds another run.
     """
-    started = time.perf_counter()
     train, dev = sample(train, args.max_train_samples), sample(dev, args.max_eval_samples)
     may_be_silent = any(not question.answers for question in (*train, *dev))
-    identity = _identity(train, dev, model_args, args)
-    find_run(folder, identity, args.overwrite_output_dir)  # refuses another run's folder
-    finished = read_json(folder / RESULTS)
-    if finished is not None and not args.overwrite_output_dir:
-        return finished
-    checkpoint = None if args.overwrite_output_dir else last_checkpoint(folder)
+    sampled = {"train_questions": len(train), "dev_questions": len(dev)}
+    run = TaskRun(folder, identity_of(model_args, args, _DECIDING, **sampled), args)
+    if run.finished is not None:
+        return run.finished
 
     sizes: dict[str, int] = {name: getattr(args, name) for name in ("max_seq_length", "doc_stride", "max_query_length")}
     datasets = {
@@ -129,15 +110,14 @@ def run_squad(
         for name, questions in (("train", train), ("dev", dev))
         if questions
     }
-    reset_peak_memory()
-    set_seed(args.seed)
+    run.begin()
     model: Any
     if train:
         model = load_task_model(model_args, tokenizer, "question_answering", max_length=args.max_seq_length)
     else:
         model = _load_answering(model_args.model_name_or_path)
     report = size_report(model)
-    args.learning_rate = args.learning_rate or (SMALL if report["trainable"] < 50_000_000 else LARGE)
+    args.learning_rate = args.learning_rate or default_learning_rate(report["trainable"])
 
     def answers_of(start: np.ndarray, end: np.ndarray) -> list[Answer]:
         limits = {"n_best_size": args.n_best_size, "max_answer_length": args.max_answer_length}
@@ -162,15 +142,10 @@ def run_squad(
         score=score,
         layer_lr_decay=model_args.layer_lr_decay,
     )
-    for stock in (PrinterCallback, *([ProgressCallback] if args.disable_tqdm else [])):
-        trainer.remove_callback(stock)
+    silence(trainer)
     trainer.add_callback(_Lines(console))
-    for callback in training_callbacks(model):
-        trainer.add_callback(callback)
-    if args.process_index == 0:
-        claim_folder(folder, identity, args.overwrite_output_dir)
-    trainer.accelerator.wait_for_everyone()
-    seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"] if train else 0.0
+    run.claim(trainer)
+    seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"] if train else 0.0
     start, end = trainer.predict(datasets["dev"]).predictions  # type: ignore[misc]
     answers = answers_of(np.asarray(start), np.asarray(end))
     results: dict[str, Any] = {
@@ -180,28 +155,16 @@ def run_squad(
         "metric": args.metric,
         "questions": {"train": len(train), "dev": len(dev)},
         "windows": {name: len(dataset) for name, dataset in datasets.items()},
-        "steps": trainer.state.global_step,
-        "learning_rate": args.learning_rate,
         "trainable_parameters": report["trainable"] if train else 0,
         "parameters": report["total"],
         "train_seconds": seconds,
-        "device": f"{args.world_size} × {args.device.type}",
-        "settings": identity,
         "history": [log for log in trainer.state.log_history if "eval_f1" in log],
     }
+    if train:
+        results |= run.save_model(trainer, tokenizer)
     if args.process_index == 0:
-        if train:
-            save_task_model(trainer.accelerator.unwrap_model(trainer.model), folder / "model")
-            tokenizer.save_pretrained(folder / "model")
-            results["saved_bytes"] = folder_size(folder / "model")
         write_answers(folder, answers, dev, args.null_score_diff_threshold if may_be_silent else None)
-        results["peak_memory_bytes"] = peak_memory()
-        results["seconds"] = time.perf_counter() - started
-        write_json(folder / RESULTS, results)
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
-    return results
+    return run.finish(trainer, results)
 
 
 def _load_answering(name: str) -> Any:
@@ -245,15 +208,6 @@ def write_answers(
     write_json(folder / "nbest_predictions.json", {q.id: answer.n_best for q, answer in zip(questions, answers)})
     if threshold is not None:
         write_json(folder / "null_odds.json", {q.id: a.score_difference for q, a in zip(questions, answers)})
-
-
-def _identity(
-    train: Sequence[Question], dev: Sequence[Question], model_args: TaskModelArguments, args: SquadArguments
-) -> dict[str, Any]:
-    identity = asdict(model_args) | {name: getattr(args, name) for name in _DECIDING}
-    identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    identity |= {"train_questions": len(train), "dev_questions": len(dev)}
-    return {name: v if isinstance(v, (int, float, dict, type(None))) else str(v) for name, v in identity.items()}
 
 
 class _Lines(TrainerCallback):

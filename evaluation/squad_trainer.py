@@ -8,13 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch.nn import functional
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
 
 from ..models.masked_positions import stock_model
-from .encoded import evaluation_share
 from .finetune_trainer import FinetuneTrainer
 from .squad import WindowDataset
 
@@ -70,53 +66,22 @@ class SquadTrainer(FinetuneTrainer):
             [functional.cross_entropy(s, labels[:, i], reduction="none") for i, s in enumerate((start, end))], 1
         )
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Scores of all windows in their order, on every process: starts and ends, each `[windows, length]`.
+    def read_batch(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """Scores of starts and ends, `[windows, 2, length]`, and losses."""
+        labels = batch.pop("labels")
+        start, end = _scores(model(**batch), batch["attention_mask"])
+        return torch.stack([start, end], 1), self._span_losses(start, end, labels).mean(1)
 
-        Raises `ValueError` if the model gives NaN or infinite values.
-        """
-        args = self.args
-        dataset: Any = dataloader.dataset
-        share = evaluation_share(dataset.lengths, args.eval_batch_size, args.process_index, args.world_size)
-        model: Any = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        training = model.training
-        model.eval()
-        found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
-        for (rows, counts), batch in zip(share, dataloader, strict=True):
-            batch = self._prepare_inputs(batch)
-            labels = batch.pop("labels")
-            with torch.no_grad(), self.accelerator.autocast():
-                outputs = model(**batch)
-            if counts:
-                start, end = _scores(outputs, batch["attention_mask"])
-                losses = self._span_losses(start, end, labels).mean(1)
-                found.append((rows, torch.stack([start, end], 1).cpu().numpy(), losses.cpu().numpy()))
-        model.train(training)
-        if args.world_size > 1:
-            found = gather_object(found)
+    def put_together(
+        self, found: list[tuple[list[int], tuple[np.ndarray, ...]]], dataset: Any
+    ) -> tuple[Any, dict[str, float]]:
+        """Scores of all windows in their order, starts and ends, each `[windows, length]`, and metrics."""
         scores = np.full((len(dataset), 2, max(dataset.lengths)), np.finfo(np.float32).min, np.float32)
-        all_losses = np.empty(len(dataset), np.float32)
-        for rows, values, loss in found:
+        losses = np.empty(len(dataset), np.float32)
+        for rows, (values, loss) in found:
             width = min(values.shape[2], scores.shape[2])
             scores[rows, :, :width] = values[:, :, :width]
-            all_losses[rows] = loss
-        if not np.isfinite(all_losses).all():
-            raise ValueError(
-                f"the model gives NaN or infinite values after step {self.state.global_step}; lower --learning_rate, "
-                "or use bf16 instead of fp16"
-            )
-        metrics = {"loss": float(all_losses.mean())} | self.score_spans(scores[:, 0], scores[:, 1], dataset)
-        both: Any = (scores[:, 0], scores[:, 1])
-        return EvalLoopOutput(
-            predictions=both,
-            label_ids=dataset.labels,
-            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
-            num_samples=len(dataset),
-        )
+            losses[rows] = loss
+        self.check_finite(losses)
+        start, end = scores[:, 0], scores[:, 1]
+        return (start, end), {"loss": float(losses.mean())} | self.score_spans(start, end, dataset)

@@ -1,7 +1,7 @@
 """Distillation of fine-tuned models: a student learns a task from a teacher that was fine-tuned on it.
 
     distiller = TaskDistiller(load_teacher("runs/bert-base-sst2"), student, TaskDistillation(temperature=2.0))
-    trainer = distilled(Trainer, distiller)(model=student, …)          # any subclass of Trainer
+    trainer = distilled(Trainer, distiller)(model=student, …)          # any subclass of Trainer (`distilled_trainer`)
     with distiller.intermediate():                                     # TinyBERT's first stage: inner layers
         distilled(Trainer, distiller)(model=student, …).train()
     trainer.train()                                                    # the second: predictions
@@ -15,22 +15,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..models.initialize import uniform_layer_map
 from ..models.masked_positions import stock_model
 from ..models.projections import MORE_THAN_DOT_PRODUCTS, Projections
-from ..models.quantised import BITSANDBYTES, TASK_HEADS, bitsandbytes_config, check_widths
-from ..models.task_checkpoints import load_saved
 from ..objectives.distillation_losses import attention_distance, divergence, squared_distance, wide
 
 Sums = dict[str, Tensor]
@@ -43,7 +38,7 @@ class TaskDistillation:
     Attributes:
         temperature: T of the soft targets, whose term has a factor T² (TinyBERT: 1).
         soft_weight: of KL(teacher ‖ student) of the predictions, per example; in regression of the squared difference.
-        hard_weight: of the loss on the true labels (TinyBERT: 0).
+        hard_weight: of the loss on the true labels (TinyBERT: 0), per example that has one.
         hidden_weight: of hidden states, per token, in the intermediate stage; a narrower student's pass a projection,
             which is thrown away afterwards.
         attention_weight: of attention scores, per pair of tokens, in the intermediate stage.
@@ -63,72 +58,6 @@ class TaskDistillation:
         for name in ("soft_weight", "hard_weight", "hidden_weight", "attention_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, as {getattr(self, name)} is")
-
-
-def load_teacher(folder: str, dtype: str | None = None) -> PreTrainedModel:
-    """A fine-tuned classifier. `dtype`: "float32" (default), "bfloat16", "float16", or "int8", "nf4", "fp4".
-
-    Raises `ValueError` for another dtype, if there is no such folder, or if its head was not trained.
-    """
-    if dtype not in (None, "float32", "bfloat16", "float16", *BITSANDBYTES):
-        raise ValueError(f"a teacher is held in float32, bfloat16, float16, int8, nf4 or fp4, not {dtype!r}")
-    if "/" not in folder and not Path(folder).is_dir():
-        raise ValueError(f"there is no folder {folder!r} for a teacher; a model of the Hub is written owner/name")
-    if dtype not in BITSANDBYTES and Path(folder).is_dir():
-        return load_saved(folder, dtype=getattr(torch, dtype or "float32"))  # adapters and poolings of our own, too
-    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-    options["dtype"] = torch.float32 if dtype in BITSANDBYTES else getattr(torch, dtype or "float32")
-    if dtype in BITSANDBYTES:
-        options["quantization_config"] = bitsandbytes_config(str(dtype), TASK_HEADS)
-    teacher, report = AutoModelForSequenceClassification.from_pretrained(folder, **options)
-    check_widths(teacher, str(dtype))
-    if report["missing_keys"]:
-        missing = min(map(str, report["missing_keys"]))
-        raise ValueError(f"{folder} has no weights for {missing}: it is no stock classifier, or was not fine-tuned")
-    return teacher
-
-
-@dataclass
-class TeacherArguments:
-    """Whom a fine-tuned model learns from; an argument group for `HfArgumentParser`."""
-
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "Folder of a model fine-tuned on the task, to be distilled; {task} stands for its name."},
-    )
-    teacher_dtype: str = field(
-        default="float32", metadata={"help": "float32, bfloat16, float16, or int8, nf4 and fp4 (bitsandbytes)."}
-    )
-    temperature: float = field(default=1.0, metadata={"help": "T of the teacher's predictions."})
-    soft_weight: float = field(default=1.0, metadata={"help": "Weight of the teacher's predictions in the loss."})
-    hard_weight: float = field(default=0.0, metadata={"help": "Weight of the true labels in the loss."})
-    intermediate_epochs: float = field(
-        default=0.0, metadata={"help": "Epochs of a first stage on hidden states and attention (TinyBERT: 10 to 30)."}
-    )
-    hidden_weight: float = field(default=1.0, metadata={"help": "Weight of hidden states in that stage."})
-    attention_weight: float = field(default=1.0, metadata={"help": "Weight of attention scores in that stage."})
-    layer_map: str | None = field(
-        default=None, metadata={"help": "Teacher's layer for each of the student's, counted from 1: 3,6,9,12."}
-    )
-
-    def identity(self, task: str) -> dict[str, Any]:
-        """What decides the result of a run."""
-        return {f"distillation_{name}": value for name, value in asdict(self).items()} | {
-            "distillation_teacher": self.folder(task)
-        }
-
-    def folder(self, task: str) -> str:
-        """The teacher's, of a task."""
-        return str(self.teacher).replace("{task}", task)
-
-    def distiller(self, task: str, student: Any, tokenizer: Any) -> TaskDistiller:
-        """The distiller for a student. Raises `ValueError` for what cannot work."""
-        chosen = tuple(int(part) for part in self.layer_map.split(",")) if self.layer_map else None
-        weights = (self.temperature, self.soft_weight, self.hard_weight, self.hidden_weight, self.attention_weight)
-        settings = TaskDistillation(*weights, layer_map=chosen)
-        return TaskDistiller(
-            load_teacher(self.folder(task), self.teacher_dtype), student, settings, tokenizer.sep_token_id
-        )
 
 
 class TaskDistiller:
@@ -220,12 +149,12 @@ class TaskDistiller:
 
     def counts(self, batch: Mapping[str, Tensor]) -> Sums:
         """What each term is divided by: examples, tokens or pairs of tokens."""
-        mask = batch["attention_mask"] != 0
-        if not self.in_intermediate_stage:
-            rows = torch.tensor(len(mask), device=mask.device)
-            return dict.fromkeys(self._weights(), rows)
+        mask, weights = batch["attention_mask"] != 0, self._weights()
         counts = {"hidden": mask.sum(), "attention": mask.sum(1).square().sum()}
-        return {name: counts[name] for name in self._weights()}
+        counts["soft"] = torch.tensor(len(mask), device=mask.device)
+        if "hard" in weights:
+            counts["hard"] = labelled(batch["labels"]).sum()
+        return {name: counts[name] for name in weights}
 
     def _weights(self) -> dict[str, float]:
         names = ("hidden", "attention") if self.in_intermediate_stage else ("soft", "hard")
@@ -240,7 +169,8 @@ class TaskDistiller:
 
         Args:
             model: the student, as it is trained (wrapped by DDP or not).
-            batch: what a sequence classifier takes, with `attention_mask` and, for the true labels, `labels`.
+            batch: what a sequence classifier takes, with `attention_mask` and, for the true labels, `labels`, −100 (or,
+                of a regression, NaN) where there is none.
             totals: counts to divide by, those of the optimizer step; `None`: the batch's own.
         """
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -261,7 +191,8 @@ class TaskDistiller:
                 sums["soft"] = settings.temperature**2 * divergence(ours, theirs, settings.temperature).sum()
         if settings.hard_weight:
             if self.regression:
-                sums["hard"] = (wide(ours).squeeze(-1) - batch["labels"]).square().sum()
+                known = labelled(batch["labels"])
+                sums["hard"] = (wide(ours).squeeze(-1)[known] - batch["labels"][known]).square().sum()
             else:
                 sums["hard"] = F.cross_entropy(wide(ours), batch["labels"], reduction="sum")
         return sums, outputs
@@ -304,6 +235,11 @@ class TaskDistiller:
         return self.teacher(**given, **asked)
 
 
+def labelled(labels: Tensor) -> Tensor:
+    """Which rows have a label: one that is not −100, or of a regression not NaN."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != -100
+
+
 def segments(ids: Tensor, mask: Tensor, sep_token_id: int | None) -> Tensor:
     """Token types of rows `[CLS] A [SEP] B [SEP]`: 1 after the first separator, 0 elsewhere and on padding.
 
@@ -314,33 +250,3 @@ def segments(ids: Tensor, mask: Tensor, sep_token_id: int | None) -> Tensor:
         return torch.zeros_like(ids)
     ends = (ids == sep_token_id).long()
     return ((ends.cumsum(1) - ends) > 0).long() * mask
-
-
-class TaskDistillationMixin:
-    """For a `Trainer`: the distiller's loss, each term divided once per optimizer step, over all processes."""
-
-    distiller: TaskDistiller
-    loss_is_scaled_for_ga = True
-    args: Any
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step, and each term's count over all of them and all processes."""
-        batches = list(islice(epoch_iterator, num_batches))
-        counts = [self.distiller.counts(batch) for batch in batches]
-        totals = {name: torch.stack([c[name].to(device) for c in counts]).sum() for name in counts[0]} if counts else {}
-        if self.args.world_size > 1:
-            for total in totals.values():
-                dist.all_reduce(total)
-        return batches, totals
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The distiller's; while training, scaled so that the average over processes is the whole."""
-        loss, outputs = self.distiller.loss(model, inputs, num_items_in_batch)
-        if num_items_in_batch is not None:
-            loss = loss * self.args.world_size
-        return (loss, outputs) if return_outputs else loss
-
-
-def distilled(trainer_class: type, distiller: TaskDistiller) -> type:
-    """`trainer_class`, a `Trainer`, with the distiller's loss in place of the model's own."""
-    return type(f"Distilled{trainer_class.__name__}", (TaskDistillationMixin, trainer_class), {"distiller": distiller})

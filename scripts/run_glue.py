@@ -27,7 +27,7 @@ from pretrain_zoo.evaluation.glue_tasks import GLUE, PROBES, Task, get_tasks
 from pretrain_zoo.evaluation.probes import embedded_probes
 from pretrain_zoo.evaluation.search import combination_name, parse_grid
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
-from pretrain_zoo.evaluation.task_distillation import TeacherArguments
+from pretrain_zoo.evaluation.teachers import TeacherArguments
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
 from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.prepare import check_model_name
@@ -92,7 +92,7 @@ def run_glue(
     name = args.run_name or Path(model_args.model_name_or_path).name
     rows: Rows = {row: tasks_of for rest in earlier for row, tasks_of in rest.items()}
     for task, splits in tasks:
-        prepared = prepare(task, splits, tokenizer, args)
+        prepared = prepare(task, splits, tokenizer, args, teacher.unlabelled(task))
         for random_weights in (False, True) if glue.random_baseline else (False,):
             row = "random weights" if random_weights else name
             runs = run_task(prepared, glue, model_args, args, folder, console, random_weights, teacher)

@@ -113,12 +113,14 @@ def test_a_classifier_from_a_teacher_and_its_compression(trained, tmp_path):
     teacher = tmp_path / "teacher" / "sst2" / "seed-42" / "model"
     learn = f"{common} --model_name_or_path {trained / 'mlm'} --output_dir {tmp_path / 'student'} --temperature 2"
     learn += f" --teacher {tmp_path}/teacher/{{task}}/seed-42/model --hard_weight 0.5 --intermediate_epochs 2"
+    learn += f" --transfer_file {trained / 'glue' / 'SST-2' / 'train.tsv'}"
     assert run_glue.main(learn.split()) == 0
     student = tmp_path / "student" / "sst2" / "seed-42"
     alone, report = AutoModelForSequenceClassification.from_pretrained(student / "model", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and alone.config.num_labels == 2
     found = json.loads((student / "results.json").read_text())
     assert found["settings"]["distillation_teacher"] == str(teacher) and found["score"] >= 0.5
+    assert found["train_rows"] == 24  # 12 of them without labels
     shutil.copytree(teacher, tmp_path / "source" / "classifier")
     more = f"{data} --use_cpu --per_device_train_batch_size 4"
     options = "--prune_neurons 0.25 --prune_weights 0.3 --importance gradient --recover_steps 3 --quantize dynamic_int8"

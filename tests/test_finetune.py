@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from pretrain_zoo.evaluation import finetune as finetune_module
 from pretrain_zoo.evaluation.encoded import EncodedExamples, LengthGroupedEpochs, evaluation_share
 from pretrain_zoo.evaluation.finetune import build_model, class_weights, finetune, make_trainer
-from pretrain_zoo.evaluation.finetune_trainer import balanced_weights
+from pretrain_zoo.evaluation.finetune_trainer import balanced_weights, last_checkpoint
 from pretrain_zoo.evaluation.glue_report import cell, glue_average, grid, spread, summarize
 from pretrain_zoo.evaluation.search import GRIDS, combination_name, parse_grid
 from pretrain_zoo.models.task_models import load_saved
@@ -196,9 +196,9 @@ def test_cut_off_run_ends_as_if_it_had_not_been(finished, tokenizer_folder, word
 def test_checkpoint_that_was_not_finished_is_passed_over(tmp_path):
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert finetune_module.last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path) is None
     (tmp_path / "checkpoint-5" / "complete").touch()
-    assert finetune_module.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
 
 
 def test_early_stopping_and_random_weights(finished, tokenizer_folder, wordpiece_tokenizer, tmp_path):

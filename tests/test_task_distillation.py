@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from pretrain_zoo.evaluation.task_distillation import (
-    TaskDistillation,
-    TaskDistiller,
-    distilled,
-    load_teacher,
-    segments,
-)
+from pretrain_zoo.evaluation.distilled_trainer import distilled
+from pretrain_zoo.evaluation.glue_tasks import GLUE
+from pretrain_zoo.evaluation.task_data import Examples
+from pretrain_zoo.evaluation.task_distillation import TaskDistillation, TaskDistiller, segments
+from pretrain_zoo.evaluation.teachers import TeacherArguments, load_teacher, with_unlabelled
 
 SIZE, SEP = 40, 2
 
@@ -70,6 +68,42 @@ def test_regression_by_hand():
     ours, theirs = (plain(m, batch).logits.squeeze(1) for m in (student, teacher))
     expected = F.mse_loss(ours, theirs) + 0.5 * F.mse_loss(ours, batch["labels"].float())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [3, 1])
+def test_rows_without_labels_count_for_the_teacher_alone(labels):
+    student, teacher = classifier(seed=1, labels=labels), classifier(layers=4, labels=labels)
+    batch = collate(features(labels=labels))
+    batch["labels"][[1, 4]] = -100 if labels == 3 else float("nan")
+    distiller = TaskDistiller(teacher, student, TaskDistillation(hard_weight=0.5))
+    assert {name: count.item() for name, count in distiller.counts(batch).items()} == {"soft": 6, "hard": 4}
+    loss, _ = distiller.loss(student, batch)
+    ours, theirs = (plain(m, batch).logits for m in (student, teacher))
+    known = [0, 2, 3, 5]
+    if labels == 1:
+        soft, hard = F.mse_loss(ours, theirs), F.mse_loss(ours[known, 0], batch["labels"][known])
+    else:
+        soft = F.kl_div(ours.log_softmax(1), theirs.softmax(1), reduction="batchmean")
+        hard = F.cross_entropy(ours[known], batch["labels"][known])
+    assert loss.item() == pytest.approx((soft + 0.5 * hard).item(), rel=1e-4)
+
+
+def test_transfer_files(tmp_path):
+    (tmp_path / "sst2.tsv").write_text('sentence\tother\na "fine film\t7\ndull\t8\n')
+    arguments = TeacherArguments(teacher="a/b", transfer_file=str(tmp_path / "{task}.tsv"))
+    found = arguments.unlabelled(GLUE["sst2"])
+    assert found.texts == (['a "fine film', "dull"],) and found.labels is None
+    both = with_unlabelled(Examples((["good"],), np.array([1]), ["0"]), found)
+    assert both.texts == (["good", 'a "fine film', "dull"],) and both.labels.tolist() == [1, -100, -100]
+    numbers = with_unlabelled(Examples((["good"],), np.array([0.5]), ["0"]), found).labels
+    assert numbers[0] == 0.5 and np.isnan(numbers[1:]).all()
+    assert TeacherArguments().unlabelled(GLUE["sst2"]) is None
+    for wrong, message in (
+        (TeacherArguments(transfer_file="x.tsv"), "give --teacher"),
+        (TeacherArguments(teacher="a/b", transfer_file=str(tmp_path / "none.tsv")), "no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong.unlabelled(GLUE["sst2"])
 
 
 def test_inner_layers_by_hand():
