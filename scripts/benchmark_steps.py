@@ -63,8 +63,7 @@ def rtd_against_its_networks(
         "generator": generator,
         "discriminator": discriminator,
     }
-    result = _in_turns(passes, model, rounds, device)
-    return result | {"ratio": result["rtd"] / (result["generator"] + result["discriminator"])}
+    return _in_turns(passes, model, rounds, device)
 
 
 def distillation_against_its_networks(
@@ -85,7 +84,7 @@ def distillation_against_its_networks(
     and MiniLM, none are made, and the student alone has the mean of its last hidden states for its loss. Passes take
     turns, and medians over `rounds` are returned, after one round that does not count:
 
-        {"distillation": …, "student": …, "teacher": …, "ratio": distillation / (student + teacher)}
+        {"distillation": …, "student": …, "teacher": …, "ratio": median of distillation / (student + teacher)}
     """
     torch.manual_seed(0)
     model = objective.build(parts, vocabulary).train()
@@ -108,8 +107,7 @@ def distillation_against_its_networks(
         with torch.no_grad():
             return model.teacher.run(inputs, None, ())["logits"]
 
-    result = _in_turns({"distillation": distillation, "student": student, "teacher": teacher}, model, rounds, device)
-    return result | {"ratio": result["distillation"] / (result["student"] + result["teacher"])}
+    return _in_turns({"distillation": distillation, "student": student, "teacher": teacher}, model, rounds, device)
 
 
 def distillation_steps(tokenizer: Any, vocabulary: Vocabulary, rounds: int = 9) -> list[dict[str, Any]]:
@@ -148,7 +146,10 @@ def _random_batch(
 def _in_turns(
     passes: dict[str, Callable[[], torch.Tensor]], model: torch.nn.Module, rounds: int, device: str
 ) -> dict[str, float]:
-    """Median seconds of each forward pass and, where there are gradients, backward pass; on a CPU of its time alone."""
+    """Median seconds of each forward pass and, where there are gradients, backward pass; on a CPU of its time alone.
+
+    Also "ratio", of the first to the others together, each round by itself, since rounds differ in what else runs.
+    """
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     for turn in range(rounds + 1):
@@ -162,7 +163,9 @@ def _in_turns(
             _wait(device)
             if turn:
                 seconds[name].append(clock() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    whole, *parts = seconds.values()
+    ratios = [step / sum(others) for step, *others in zip(whole, *parts, strict=True)]
+    return {name: statistics.median(values) for name, values in seconds.items()} | {"ratio": statistics.median(ratios)}
 
 
 def _wait(device: str) -> None:
