@@ -157,7 +157,7 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer.save_pretrained(f"{folder}/tokenizer")
         arguments = f"--tokenizer_name {folder}/tokenizer --cache_dir {folder}/cache --output_dir {folder}/run"
         arguments += f" --max_steps 1000 --use_cpu --max_seq_length {LENGTH}"
-        results = {}
+        results: dict[str, Any] = {}
         for objective in options.objective:
             command = [*arguments.split(), "--corpus", options.corpus, "--objective", objective]
             apart(first_batch, command)

@@ -131,8 +131,8 @@ def write_page(given: argparse.Namespace, settings: list[str], texts: list[str],
         raise ValueError(f"{settings[0]}: settings of an objective need its name; give --objective, too")
     length = given.max_seq_length or PAGE_LENGTH
     names = [given.objective] if given.objective else list_objectives()
-    wanted = [(n, objective_from_arguments(n, settings, known), n, default_model(n), {}) for n in names]
-    wanted += [] if given.objective else VARIANTS
+    wanted = [] if given.objective else VARIANTS
+    wanted = [*((n, objective_from_arguments(n, settings, known), n, default_model(n), {}) for n in names), *wanted]
     cards = []
     for title, objective, name, preset, overrides in wanted:
         tokenizer = tokenizer_for(objective, preset, given.tokenizer_name)

@@ -82,7 +82,9 @@ def read(
     caught: list[Any] = []
     for module in {main, getattr(main, "transformer", main)}:  # XLNet's is called without its head
         module.register_forward_hook(lambda _, inputs, output: caught.append(output))
-    readings, carry, earlier = [], None, []
+    readings: list[Reading] = []
+    carry: Any = None
+    earlier: list[int] = []
     for columns in rows:
         batch: Any = to_tensors(pad_columns(columns, objective.columns, vocabulary))
         caught.clear()
@@ -108,7 +110,7 @@ def _attention(output: Any, ids: dict[str, list[int]], earlier: list[int], batch
     found = []
     for kind, (name, looking, seen) in PARTS.items():
         layers = getattr(output, kind, None) or ()
-        streams = list(zip(*layers)) if layers and isinstance(layers[0], tuple) else [layers]
+        streams: list[Any] = list(zip(*layers)) if layers and isinstance(layers[0], tuple) else [layers]
         mask = batch.get(f"{looking}attention_mask")
         for number, stream in enumerate(streams if layers else ()):
             rows = batch["label_positions"].tolist() if number == 1 else list(range(len(ids[looking])))

@@ -171,8 +171,8 @@ def _card(card: Card) -> str:
 def sketch(cls: type[Objective]) -> str:
     """The "before → after" of a docstring, of the class or else of its module."""
     module = inspect.getmodule(cls)
-    for text in (inspect.getdoc(cls), module and inspect.getdoc(module)):
-        for block in re.findall(r"\n\n((?:    .+\n?)+)", text or ""):
+    for text in (inspect.getdoc(cls) or "", (module and inspect.getdoc(module)) or ""):
+        for block in re.findall(r"\n\n((?:    .+\n?)+)", text):
             if "→" in block or "predict" in block:
                 return inspect.cleandoc(block)
     return ""
