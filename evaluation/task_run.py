@@ -104,5 +104,6 @@ def silence(trainer: Trainer) -> None:
     """No output of the trainer's own but a progress bar where one is wanted; and the callbacks that adapters need."""
     for silenced in (PrinterCallback, *([ProgressCallback] if trainer.args.disable_tqdm else [])):
         trainer.remove_callback(silenced)
-    for callback in training_callbacks(trainer.model):
+    model: Any = trainer.model
+    for callback in training_callbacks(model):
         trainer.add_callback(callback)

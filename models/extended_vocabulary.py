@@ -65,7 +65,8 @@ def load(folder: str) -> PreTrainedModel:
         raise ValueError(f"{folder} is a {name or 'checkpoint of no known class'}, which transformers does not have")
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{folder} is quantised; extend the checkpoint it was made from, then quantise that")
-    model, report = cls.from_pretrained(
+    loader: Any = cls.from_pretrained  # with loading information it gives a pair
+    model, report = loader(
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if report["missing_keys"]:

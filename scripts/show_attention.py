@@ -76,9 +76,10 @@ def read(
         parts = backbone(preset, tokenizer, max_length=length, attn_implementation="eager", **overrides)
         model = trained.build(parts, vocabulary).eval()
     main = stock_model(model.main)
-    for module in main.modules():  # encoders and decoders have configs of their own
-        if hasattr(module, "config"):
-            module.config.output_attentions = True
+    each: Any
+    for each in main.modules():  # encoders and decoders have configs of their own
+        if hasattr(each, "config"):
+            each.config.output_attentions = True
     caught: list[Any] = []
     for module in {main, getattr(main, "transformer", main)}:  # XLNet's is called without its head
         module.register_forward_hook(lambda _, inputs, output: caught.append(output))

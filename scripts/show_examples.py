@@ -95,8 +95,11 @@ def examples(
         rows = plan.rows(index)
         before = rows["input_ids"].tolist()
         columns = objective.corrupt(rows, draws, vocabulary)
-        for row in index:
-            one = {n: c.take(row[None]) if isinstance(c, Ragged) else np.asarray(c)[[row]] for n, c in columns.items()}
+        for row in range(len(index)):
+            one = {
+                n: c.take(np.array([row])) if isinstance(c, Ragged) else np.asarray(c)[[row]]
+                for n, c in columns.items()
+            }
             yield _example(objective, one, before[row], tokenizer, vocabulary)
 
 
