@@ -81,6 +81,17 @@ def test_steps_are_numbers_shares_and_the_rest(parse):
         ({"phases": {"a": {"steps": 9, "lr_scheduler_type": "lineer"}}}, [], "phases.a.*lineer"),
         ({"phases": {"a": {"steps": 9, "lr_scheduler_kwargs": {"no_such": 1}}}}, [], "phases.a.*no_such"),
         ({"phases": {"a": {"steps": 9, "lr_scheduler_type": "reduce_lr_on_plateau"}}}, [], "no function of the step"),
+        (
+            {"phases": {"a": {"steps": 9, "gradient_accumulation_steps": 2}}},
+            [],
+            "phases.a: gradient_accumulation_steps is the same in the whole run.*per_device_train_batch_size",
+        ),
+        (
+            {"phases": {"a": {"steps": 9, "mixture": {"en": {"seed": 2}}}}, "mixture": {"en": {}}},
+            [],
+            "a.mixture.en: seed",
+        ),
+        ({"mixture": {"en": {"model_name_or_path": "bert-tiny"}}}, [], "en: model_name_or_path.*give it to the run"),
         ({"phases": ["a", "b"]}, [], "phases must be names with settings"),
         ({"phases": {"a": 9}}, [], "phases.a must have settings below it"),
         ({"phases": {"a": {"steps": 9, "weight": 2}}}, [], "weight belongs to a component"),

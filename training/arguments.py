@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .lamb import LAMB
 from .learning_rates import learning_rates
 from .nested_arguments import MixtureArguments, as_text, read_nested, refuse_hidden, split_nested
 from .objective_arguments import parts_of, settings_from_arguments, settings_of
-from .phases import Defaults, PhaseArguments, mixture_of, phases_of
+from .phases import Defaults, PhaseArguments, mixture_of, phases_of, refuse_settings_of_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
 DEFAULT_MODELS = {
@@ -198,6 +198,7 @@ def _in_phases(
     args = run.training
     if args.num_train_epochs > 0:
         raise ValueError("phases and mixtures count steps; give --max_steps instead of --num_train_epochs")
+    refuse_settings_of_run(nested, {f.name for group in (ModelArguments, PretrainingArguments) for f in fields(group)})
     whole = all(isinstance(phase.get("steps"), int) for phase in nested["phases"].values()) and nested["phases"]
     defaults = Defaults(
         run.objective_name,

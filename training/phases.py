@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentTypeError
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_type_hints
 
@@ -163,6 +163,23 @@ def phases_of(nested: Mapping[str, Mapping[str, dict]], run: Defaults) -> tuple[
         moving = "sampling_alpha" in phase or any("weight" in e or _of_objective(e) for e in (phase, *own.values()))
         phases.append(PhaseArguments(name, steps[name], rows, components, mixing, alpha, rate, moving))
     return _named(phases, bool(nested["mixture"]))
+
+
+def refuse_settings_of_run(nested: Mapping[str, Mapping[str, dict]], names: Collection[str]) -> None:
+    """Raise `ValueError` for an entry that has a setting of the whole run; `names` are those of a run's settings."""
+    entries = {f"mixture.{name}": entry for name, entry in nested["mixture"].items()}
+    for phase, entry in nested["phases"].items():
+        entries[f"phases.{phase}"] = entry
+        entries |= {f"phases.{phase}.mixture.{name}": own for name, own in entry.get("mixture", {}).items()}
+    for where, entry in entries.items():
+        for name in entry:
+            if name == "gradient_accumulation_steps":
+                raise ValueError(
+                    f"{where}: gradient_accumulation_steps is the same in the whole run: give the run the most that "
+                    "a phase needs, and the other phases a smaller per_device_train_batch_size"
+                )
+            if name in names and name not in (*PHASE, "max_seq_length"):
+                raise ValueError(f"{where}: {name} is the same in the whole run; give it to the run, as --{name}")
 
 
 def _of_objective(entry: Mapping[str, Any]) -> bool:
