@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from pretrain_zoo.models.extended_vocabulary import extend_checkpoint
 from pretrain_zoo.scripts.train_tokenizer import MEASURED_DOCUMENTS, measure, split_corpus
-from pretrain_zoo.training.command_line import ArgumentParser, run_command
+from pretrain_zoo.training.command_line import read_arguments, run_command
 from pretrain_zoo.training.corpora import CorpusArguments
 from pretrain_zoo.training.tokenizer_extension import extend_tokenizer
 
@@ -66,17 +66,11 @@ def extend(arguments: ExtensionArguments, corpus_arguments: CorpusArguments, con
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    groups: Any = (ExtensionArguments, CorpusArguments)
-
-    def work(console: Console) -> None:
-        given = list(sys.argv[1:] if argv is None else argv)
-        if given and not given[0].startswith("-"):
-            given[:1] = ["--checkpoint", given[0]]
-        parser = ArgumentParser(groups, prog="extend_tokenizer", allow_abbrev=False)
-        arguments, corpus_arguments = parser.parse_args_into_dataclasses(given, look_for_args_file=False)
-        extend(arguments, corpus_arguments, console)
-
-    return run_command(work, resumes=None)
+    groups = (ExtensionArguments, CorpusArguments)
+    return run_command(
+        lambda console: extend(*read_arguments(groups, argv, prog="extend_tokenizer", first="--checkpoint"), console),
+        resumes=None,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pretrain_zoo.evaluation.glue_tasks import GLUE, Task, get_tasks
 from pretrain_zoo.evaluation.probes import embedded_probes
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
 from pretrain_zoo.models.task_models import TaskModelArguments
-from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
+from pretrain_zoo.training.command_line import check_processes, read_arguments, run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import claim_folder, find_run, write_json
 
@@ -107,9 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
 
     def work(console: Console) -> None:
-        groups: Any = (FewShotArguments, TaskModelArguments, FewShotTraining)
-        parser = ArgumentParser(groups, allow_abbrev=False)
-        few, model_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+        few, model_args, args = read_arguments((FewShotArguments, TaskModelArguments, FewShotTraining), argv)
         check_processes(args)
         console.print(results_table(sweep(few, model_args, args, console)))
         console.print(f"few_shot.json, few_shot.png: {args.output_dir}")

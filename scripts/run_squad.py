@@ -25,7 +25,7 @@ from pretrain_zoo.evaluation.squad import check_tokenizer
 from pretrain_zoo.evaluation.squad_data import Question, read_hub, read_squad, split_by_article
 from pretrain_zoo.evaluation.squad_run import SquadArguments, run_squad
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
-from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
+from pretrain_zoo.training.command_line import check_processes, read_arguments, run_command
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.report import duration
 
@@ -96,9 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
 
     def work(console: Console) -> None:
-        groups: Any = (SquadDataArguments, TaskModelArguments, SquadArguments)
-        parser = ArgumentParser(groups, allow_abbrev=False)
-        data, model_args, args = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+        data, model_args, args = read_arguments((SquadDataArguments, TaskModelArguments, SquadArguments), argv)
         check_processes(args)
         check_model_name(model_args.model_name_or_path)
         tokenizer = load_tokenizer(model_args)

@@ -51,7 +51,7 @@ from pretrain_zoo.evaluation.text_to_text import (
 )
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.training.arguments import ModelArguments
-from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
+from pretrain_zoo.training.command_line import check_processes, read_arguments, run_command
 from pretrain_zoo.training.files import numbered_lines
 from pretrain_zoo.training.filters import Tally
 from pretrain_zoo.training.prepare import check_model_name, get_tokenizer
@@ -260,11 +260,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
 
     def work(console: Console) -> None:
-        groups: Any = (TaskArguments, ModelArguments, TextToTextArguments)
-        parser = ArgumentParser(groups, prog="run_text_to_text", allow_abbrev=False)
-        tasks_args, model_args, args = parser.parse_args_into_dataclasses(
-            sys.argv[1:] if argv is None else argv, look_for_args_file=False
-        )
+        groups = (TaskArguments, ModelArguments, TextToTextArguments)
+        tasks_args, model_args, args = read_arguments(groups, argv, prog="run_text_to_text")
         check_processes(args)
         model_args.model_name_or_path = model_args.model_name_or_path or "t5-tiny"
         run_text_to_text(tasks_args, model_args, args, console)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.objectives.words import character_words
-from pretrain_zoo.training.command_line import ArgumentParser, run_command
+from pretrain_zoo.training.command_line import read_arguments, run_command
 from pretrain_zoo.training.corpora import Corpus, CorpusArguments
 from pretrain_zoo.training.embedded import text_hash
 from pretrain_zoo.training.tokenizer import KINDS, tokens_for, train_tokenizer
@@ -166,14 +166,10 @@ def train(arguments: TokenizerArguments, corpus_arguments: CorpusArguments, cons
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    groups: Any = (TokenizerArguments, CorpusArguments)
-
-    def work(console: Console) -> None:
-        parser = ArgumentParser(groups, prog="train_tokenizer", allow_abbrev=False)
-        arguments, corpus_arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-        train(arguments, corpus_arguments, console)
-
-    return run_command(work, resumes=None)
+    groups = (TokenizerArguments, CorpusArguments)
+    return run_command(
+        lambda console: train(*read_arguments(groups, argv, prog="train_tokenizer"), console), resumes=None
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from small_models import Size
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
@@ -93,18 +94,6 @@ def make_tokenizer(words=20, leave_out=(), first=()):
     vocabulary = [*first, *special.values(), *(f"w{i}" for i in range(words))]
     model = models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>")
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **special)
-
-
-class Size:
-    """Stands for a tokenizer of `size` ids, of which only the vocabulary and special ids are asked for."""
-
-    pad_token_id, bos_token_id, eos_token_id, cls_token_id, sep_token_id = 1, 0, 2, 0, 2
-
-    def __init__(self, size):
-        self.size = size
-
-    def get_vocab(self):
-        return {"last": self.size - 1}
 
 
 def count(preset, size, auto_class=AutoModel):

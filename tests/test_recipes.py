@@ -14,6 +14,7 @@ import yaml
 from conftest import make_texts
 from rich.console import Console
 from safetensors.torch import load_file
+from small_models import Size
 from training_runs import make_trainer
 from transformers import AutoModelForMaskedLM, get_scheduler
 
@@ -52,18 +53,6 @@ def test_source_and_tiny_variant(name):
     one, other = (yaml.safe_load((RECIPES / f"{n}.yaml").read_text()) for n in (name, tiny_variant(name)))
     if "phases" not in one:
         assert one.get("objective") == other.get("objective")
-
-
-class Size:
-    """Stands for a tokenizer of `size` ids."""
-
-    pad_token_id, bos_token_id, eos_token_id, cls_token_id, sep_token_id = 1, 0, 2, 0, 2
-
-    def __init__(self, size):
-        self.size = size
-
-    def get_vocab(self):
-        return {"last": self.size - 1}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

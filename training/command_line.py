@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,6 +19,21 @@ class ArgumentParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+def read_arguments(
+    groups: tuple[type, ...], argv: list[str] | None, *, prog: str | None = None, first: str | None = None
+) -> tuple[Any, ...]:
+    """The settings on a command line (by default this process's), one object for each of `groups`.
+
+    `first` is the flag whose value may stand at the beginning without it. Raises `ValueError` for unknown arguments and
+    bad values.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if first and given and not given[0].startswith("-"):
+        given.insert(0, first)
+    parser = ArgumentParser(groups, prog=prog, allow_abbrev=False)  # type: ignore[arg-type]
+    return parser.parse_args_into_dataclasses(given, look_for_args_file=False)
 
 
 def check_processes(args: TrainingArguments) -> None:
