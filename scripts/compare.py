@@ -35,7 +35,7 @@ LEFT_OUT = ("distillation", "nsp", "sop", "tlm")  # need a teacher; trained with
 COMMON = {"max_steps": 600, "vocab_size": 4096, "max_eval_samples": 500}
 MODERNBERT: dict[str, Any] = {"model_name_or_path": "modernbert-tiny"}
 XLNET: dict[str, Any] = {"learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"}
-BART: dict[str, Any] = {"config_overrides": "dropout=0"}
+BART: dict[str, Any] = {"model_name_or_path": "bart-tiny", "config_overrides": "dropout=0"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "clm": {"max_steps": 400},
     "recurrent_clm": XLNET | {"max_steps": 600},
@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "replace_mlm": MODERNBERT | {"max_steps": 800, "learning_rate": 1e-3},
     "all_tokens_mlm": MODERNBERT | {"max_steps": 2000, "learning_rate": 1e-3},
     "diffusion": MODERNBERT | {"max_steps": 800},
-    "unilm": MODERNBERT | {"max_steps": 600, "config_overrides": "global_attn_every_n_layers=1"},
+    "unilm": MODERNBERT | {"max_steps": 800, "config_overrides": json.dumps({"layer_types": ["full_attention"] * 2})},
     "fim": {"max_steps": 300},
     "prefix_lm": {"max_steps": 300},
     "denoising": BART | {"max_steps": 300},

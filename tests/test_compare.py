@@ -6,16 +6,18 @@ import math
 import pytest
 from conftest import make_texts
 
+from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.scripts.compare import COMBINED, COMMON, LEFT_OUT, SETTINGS, main, markdown, trivial_loss
 from pretrain_zoo.training.arguments import parse_arguments
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_known(name):
+def test_settings_are_known(name, wordpiece_tokenizer):
     assert name not in LEFT_OUT and ("+" not in name or name in COMBINED)
     arguments = [f"--{key}={value}" for key, value in (COMMON | SETTINGS[name]).items()]
     run = parse_arguments(["--objective", name, *arguments])
     assert run.training.max_steps == (COMMON | SETTINGS[name])["max_steps"]
+    backbone(str(run.model.model_name_or_path), wordpiece_tokenizer, **run.model.overrides)
 
 
 def test_trivial_answers_by_hand():

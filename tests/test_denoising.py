@@ -179,6 +179,31 @@ def test_infilling_removes_whole_words_exactly_to_the_budget(vocabulary, lengths
         assert len(output) <= len(tokens)
 
 
+def test_a_mask_stands_at_the_place_of_each_span_and_insertion(vocabulary):
+    rows = make_rows([40] * 200, framed=False)
+    ids, starts = rows["input_ids"], rows["word_starts"].values
+    starts[ids.offsets[:-1]] = True
+    out = text_infilling(
+        ids, starts, np.ones(len(starts), bool), keys(200), mask_ratio=0.5, poisson_lambda=2, mask_id=MASK
+    )
+    words = [
+        np.split(np.array(tokens), np.flatnonzero(begins)[1:])
+        for tokens, begins in zip(ids.tolist(), rows["word_starts"].tolist(), strict=True)
+    ]
+    count = np.array([len(row) for row in words])
+    spans = poisson_spans(keys(200), np.ceil(count * 0.5).astype(np.int64), 2)
+    begin, spans = place_spans(keys(200), count, spans)
+    inserted = 0
+    for row, begins, lengths, output in zip(words, begin.tolist(), spans.tolist(), out.tolist(), strict=True):
+        expected, at = [], 0
+        for b, n in zip(begins, lengths, strict=True):
+            expected += [*itertools.chain(*row[at:b]), MASK]
+            at = b + n
+        assert output == expected + [*itertools.chain(*row[at:])]
+        inserted += lengths.count(0)
+    assert inserted > 200
+
+
 def test_the_stated_rate_is_the_real_one(vocabulary):
     rows = make_rows([512] * 100, word_rate=1.0)
     out = corrupt(get_objective("denoising", permute_sentence_ratio=0), rows, vocabulary)
@@ -349,6 +374,19 @@ def test_paper_recipe_keeps_a_subsequence_of_the_permuted_source(vocabulary):
     permuted = corrupt(get_objective("denoising", mask_ratio=0.0), rows, vocabulary)
     for a, b in zip(out["input_ids"].tolist(), permuted["input_ids"].tolist(), strict=True):
         assert is_subsequence([t for t in a if t != MASK], b)
+
+
+def test_words_are_infilled_whole_wherever_their_sentence_lands(vocabulary):
+    rows = make_rows([120] * 20, word_rate=0.4)
+    ids, starts = rows["input_ids"], rows["word_starts"].values
+    starts[ids.offsets[:-1] + 1] = True
+    out = corrupt(get_objective("denoising"), rows, vocabulary)
+    for i, left in enumerate(map(set, out["input_ids"].tolist())):
+        row = slice(ids.offsets[i], ids.offsets[i + 1])
+        words = np.split(ids.values[row], np.flatnonzero(starts[row])[1:])
+        kept = [left >= set(word.tolist()) for word in words]
+        assert all(keep or not left & set(word.tolist()) for keep, word in zip(kept, words, strict=True))
+        assert 0 < sum(kept) < len(words)
 
 
 def test_without_noise_nothing_changes(vocabulary):

@@ -45,10 +45,12 @@ def row_losses(objective, batch, rows, logits):
     return torch.zeros(rows, dtype=torch.float64).index_add_(0, row, losses)
 
 
-@pytest.mark.parametrize(("weighting", "choices", "share"), [("mdlm", SIZE - 1, 0.999), ("llada", SIZE, 1.0)])
-def test_constant_logits_cost_the_log_of_the_vocabulary(vocabulary, weighting, choices, share):
+@pytest.mark.parametrize("epsilon", [1e-3, 0.3])
+@pytest.mark.parametrize(("weighting", "choices"), [("mdlm", SIZE - 1), ("llada", SIZE)])
+def test_constant_logits_cost_the_log_of_the_vocabulary(vocabulary, weighting, choices, epsilon):
     """MDLM rules the mask token out, and masks 1 − ε times as much as its weight makes up for."""
-    objective = get_objective("diffusion", weighting=weighting)
+    objective = get_objective("diffusion", weighting=weighting, epsilon=epsilon)
+    share = 1 - epsilon if weighting == "mdlm" else 1.0
     _, _, batch = corrupted(objective, vocabulary)
     logits = torch.zeros(len(batch["label_ids"]), SIZE)
     sums, _ = objective.loss({"logits": logits}, batch)
@@ -175,6 +177,25 @@ def test_sampling_fills_every_mask_and_keeps_the_prompt(order, steps):
     assert (out != 4).all()
     assert torch.equal(out[ids != 4], ids[ids != 4])
     assert (ids == 4).sum() == 3 * 19 - 5  # the argument is left alone
+
+
+def test_random_order_fills_even_shares_at_the_temperature():
+    seen, count = [], 50 * 200
+
+    def model(input_ids, attention_mask):
+        seen.append((input_ids == 4).sum().item())
+        logits = torch.full((*input_ids.shape, SIZE), -30.0)
+        logits[..., 10], logits[..., 11] = 0.0, np.log(3)
+        return SimpleNamespace(logits=logits)
+
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.full((50, 200), 4)
+    out = sample_masked_diffusion(model, masks, mask_id=4, steps=4, temperature=0.5, generator=generator)
+    for step, left in enumerate(seen):
+        p = 1 - step / 4
+        assert abs(left - count * p) <= 5 * (count * p * (1 - p)) ** 0.5
+    assert len(seen) == 4
+    assert abs((out == 11).float().mean() - 0.9) < 5 * (0.9 * 0.1 / count) ** 0.5  # 3² to 1
 
 
 def test_sampling_follows_the_model():

@@ -119,6 +119,15 @@ def test_unilm_masks_text_of_both_segments():
     assert touching > 1.3 * sum((np.diff(row) == 1).sum() for row in singles.tolist()) / len(singles.values)
 
 
+def test_unilm_takes_three_neighbours_in_one_visit_of_ten():
+    position = corrupted("unilm", [60] * ROWS, mlm_probability=3 / 63)[1]["label_positions"]
+    assert (position.lengths == 3).all()
+    runs = np.diff(position.values.reshape(ROWS, 3), axis=1).sum(1) == 2
+    by_chance = 0.02  # smaller ones that touch: one and two in a third of the visits, at 2 of 58 places
+    error = 5 * (0.1 * 0.9 / ROWS) ** 0.5
+    assert 0.1 - error < runs.mean() < 0.1 + by_chance + error
+
+
 def test_unilm_leaks_nothing():
     _, model = build("unilm")
     model.eval()

@@ -135,6 +135,15 @@ def test_every_division_is_equally_likely():
     assert (abs(counts - rows * p) < 5 * math.sqrt(rows * p * (1 - p))).all()
 
 
+def test_clean_and_noise_spans_are_drawn_independently():
+    rows, each = 30_000, np.full(30_000, 4)
+    key = np.random.default_rng(3).integers(0, 2**63, rows).astype(np.uint64)
+    mask = random_spans_noise_mask(key, 2 * each, each, each // 2)
+    seen, counts = np.unique(mask.reshape(rows, 8), axis=0, return_counts=True)
+    assert len(seen) == 9  # three divisions of four into two, times three
+    assert (abs(counts - rows / 9) < 5 * math.sqrt(rows * 8 / 81)).all()
+
+
 def test_a_row_ends_in_noise_at_the_published_rates():
     rows, length = 20_000, 568
     key = np.random.default_rng(2).integers(0, 2**63, rows).astype(np.uint64)
