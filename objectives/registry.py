@@ -34,6 +34,11 @@ def register(name: str) -> Callable[[_Class], _Class]:
     return decorate
 
 
+def _register_ours() -> None:
+    """Import the objectives of this package, which registers them."""
+    importlib.import_module(".public", __package__)
+
+
 def _entry_points() -> dict[str, EntryPoint]:
     """Entry points that are not loaded yet, by name. Raises `ValueError` where a name is taken."""
     found: dict[str, EntryPoint] = {}
@@ -60,6 +65,7 @@ def _loaded(point: EntryPoint) -> Any:
 
 def list_objectives() -> list[str]:
     """Sorted names of all objectives, those of installed packages included (which are not imported for this)."""
+    _register_ours()
     return sorted({*_registered, *_entry_points()})
 
 
@@ -68,6 +74,7 @@ def objective_class(name: str) -> type[Objective]:
 
     Raises `ValueError` with the nearest names if there is none, and for an entry point that names no objective.
     """
+    _register_ours()
     if name not in _registered:
         point = _entry_points().get(name)
         if point is None:

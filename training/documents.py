@@ -10,15 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -27,9 +23,10 @@ from tqdm.auto import tqdm
 from ..objectives.documents import Documents
 from .cache import read_documents, write_documents
 from .corpora import Corpus, CorpusArguments
-from .encode import encode
+from .encode import Batch, load_tokenizer
 from .split import select, split_documents
 from .survey import survey
+from .workers import encode_in_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,13 +89,14 @@ def tokenize_corpus(
         tokenizer: a fast tokenizer.
         cache_dir: where caches are kept, one folder each.
         num_proc: number of processes, as far as there is work for them; `None` or 1 tokenizes in this one (with the
-            tokenizer's threads). With more, a script needs its `if __name__ == "__main__":`.
+            tokenizer's threads).
         language: ISO 639 code for finding sentences; a `Corpus` knows its own.
         disable_tqdm: no progress bar; `None` shows one on a terminal.
 
     Raises:
         ValueError: for a slow tokenizer, an empty corpus, a text that is not valid Unicode or a damaged cache.
         TypeError: for an iterator, which can be read only once, or a document that is not a string.
+        ChildProcessError: if one of the processes ends, as when memory runs out.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -168,53 +166,9 @@ def _batches(texts: Iterable[str], done: Callable[[int], Any]) -> Iterator[list[
     yield batch
 
 
-class Batch(NamedTuple):
-    """Texts of one language; `side` is its number in parallel text."""
-
-    texts: list[str]
-    language: str
-    side: int | None = None
-
-    def encode(self, tokenizer: Tokenizer) -> Documents:
-        """The texts as documents; of parallel text also those without tokens, with their language."""
-        if self.side is None:
-            return encode(tokenizer, self.texts, self.language)
-        documents = encode(tokenizer, self.texts, self.language, keep_empty=True)
-        return replace(documents, languages=np.full(len(documents), self.side, np.int16))
-
-
 def _encode_batches(batches: Iterable[Batch], specification: str, num_proc: int) -> Iterator[Documents]:
-    """`Batch.encode` of all, in order, by `num_proc` processes, which run at most a few batches ahead."""
-    if num_proc == 1:
-        tokenizer = _load(specification)
-        yield from (batch.encode(tokenizer) for batch in batches)
-        return
-    with ProcessPoolExecutor(num_proc, get_context("spawn"), _start_worker, (specification,)) as pool:
-        running: deque = deque()
-        for batch in batches:
-            running.append(pool.submit(_work, batch))
-            if len(running) > 3 * num_proc:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-
-
-def _load(specification: str) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, to which the names of special tokens in a text are plain text."""
-    tokenizer = Tokenizer.from_str(specification)
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-_worker_tokenizer: Tokenizer
-
-
-def _start_worker(specification: str) -> None:
-    """Make the tokenizer of a worker process, which uses one thread."""
-    global _worker_tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_tokenizer = _load(specification)
-
-
-def _work(batch: Batch) -> Documents:
-    return batch.encode(_worker_tokenizer)
+    """`Batch.encode` of all, in order, by `num_proc` processes."""
+    if num_proc > 1:
+        return encode_in_processes(batches, specification, num_proc)
+    tokenizer = load_tokenizer(specification)
+    return (batch.encode(tokenizer) for batch in batches)

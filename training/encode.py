@@ -1,8 +1,13 @@
-"""Tokenizing a batch of texts, with the tokens at which words and sentences begin."""
+"""Tokenizing a batch of texts, with the tokens at which words and sentences begin.
+
+Processes that tokenize import this, so it imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, chain
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -78,3 +83,25 @@ def encode(tokenizer: Tokenizer, texts: list[str], language: str = "en", keep_em
         word_starts=with_closing(words, True),
         sentence_starts=with_closing(sentences, False),
     )
+
+
+class Batch(NamedTuple):
+    """Texts of one language; `side` is its number in parallel text."""
+
+    texts: list[str]
+    language: str
+    side: int | None = None
+
+    def encode(self, tokenizer: Tokenizer) -> Documents:
+        """The texts as documents; of parallel text also those without tokens, with their language."""
+        if self.side is None:
+            return encode(tokenizer, self.texts, self.language)
+        documents = encode(tokenizer, self.texts, self.language, keep_empty=True)
+        return replace(documents, languages=np.full(len(documents), self.side, np.int16))
+
+
+def load_tokenizer(specification: str) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, to which the names of special tokens in a text are plain text."""
+    tokenizer = Tokenizer.from_str(specification)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
