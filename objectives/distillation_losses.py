@@ -113,12 +113,12 @@ def _log_mean(p: Tensor, q: Tensor) -> Tensor:
 
 
 def cosine_distance(student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Sum over tokens, or over those of `rows`, of 1 − cos of `[N, H]` states, as half |unit − unit|²."""
+    """Sum over tokens, or over those of `rows`, all distinct, of 1 − cos of `[N, H]` states: half |unit − unit|²."""
     return _Distance.apply(student, teacher.detach(), rows, _cosine)
 
 
 def squared_distance(student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Sum over tokens, or over those of `rows`, of the mean squared difference of `[N, H]` states."""
+    """Sum over tokens, or over those of `rows`, all distinct, of the mean squared difference of `[N, H]` states."""
     return _Distance.apply(student, teacher.detach(), rows, _squared)
 
 
@@ -131,7 +131,13 @@ def _cosine(student: Tensor, teacher: Tensor) -> Pair:
 
 def _squared(student: Tensor, teacher: Tensor) -> Pair:
     apart = student - teacher
-    return apart.square().sum() / apart.shape[-1], apart * (2 / apart.shape[-1])
+    return _square(apart) / apart.shape[-1], apart.mul_(2 / apart.shape[-1])
+
+
+def _square(x: Tensor) -> Tensor:
+    """Sum of squares, in one pass."""
+    flat = x.flatten()
+    return torch.dot(flat, flat)
 
 
 class _Distance(torch.autograd.Function):
@@ -140,11 +146,14 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor | None, distance: Callable) -> Tensor:
         ctx.dtype, gradient = student.dtype, wide(torch.zeros_like(student))
-        rows = torch.arange(len(student), device=student.device) if rows is None else rows
+        if rows is None or len(rows) == len(student):  # all of them, whose order does not matter: slices are views
+            places: Any = list(_parts(student, len(student), 1 << 16))
+        else:
+            places = [rows[part] for part in _parts(student, len(rows), 1 << 16)]
         total = gradient.new_zeros(())
-        for part in _parts(student, len(rows), 1 << 16):
-            value, change = distance(*(wide(x.index_select(0, rows[part])) for x in (student, teacher)))
-            gradient.index_copy_(0, rows[part], change)
+        for at in places:
+            value, change = distance(wide(student[at]), wide(teacher[at]))
+            gradient[at] = change
             total += value
         ctx.save_for_backward(gradient)
         return total
@@ -175,7 +184,7 @@ def attention_distance(student: Pair, teacher: Pair, mask: Tensor, probabilities
     if probabilities:
         ours, theirs = (_without_padding(scores(pair), mask).softmax(-1) for pair in (student, teacher))
         return torch.where(inside, (ours - theirs).square().mean(1), 0).sum()
-    return _compare_scores(student, teacher, mask, _scores_apart)
+    return 2 * _compare_scores(student, teacher, mask, _half_scores_apart)
 
 
 def relation_divergence(student: Pair, teacher: Pair, mask: Tensor) -> Tensor:
@@ -183,10 +192,10 @@ def relation_divergence(student: Pair, teacher: Pair, mask: Tensor) -> Tensor:
     return _compare_scores(student, teacher, mask, _relations_apart)
 
 
-def _scores_apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> Pair:
+def _half_scores_apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> Pair:
     outside = ~(mask[:, None, :] & mask[:, :, None])
     apart = ours.sub_(theirs).masked_fill_(outside[:, None], 0)
-    return apart.square().sum(), apart.mul_(2)
+    return _square(apart) / 2, apart
 
 
 def _relations_apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> Pair:
