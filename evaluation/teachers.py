@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ..models.quantised import BITSANDBYTES, TASK_HEADS, bitsandbytes_config, check_widths
+from ..models.settings import check_checkpoint
 from ..models.task_checkpoints import load_saved
 from .glue_tasks import Task
 from .tables import DataError, read_columns
@@ -25,8 +26,7 @@ def load_teacher(folder: str, dtype: str | None = None) -> PreTrainedModel:
     """
     if dtype not in (None, "float32", "bfloat16", "float16", *BITSANDBYTES):
         raise ValueError(f"a teacher is held in float32, bfloat16, float16, int8, nf4 or fp4, not {dtype!r}")
-    if "/" not in folder and not Path(folder).is_dir():
-        raise ValueError(f"there is no folder {folder!r} for a teacher; a model of the Hub is written owner/name")
+    check_checkpoint(folder, "teacher")
     if dtype not in BITSANDBYTES and Path(folder).is_dir():
         return load_saved(folder, dtype=getattr(torch, dtype or "float32"))  # adapters and poolings of our own, too
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}

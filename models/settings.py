@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+
+
+def check_checkpoint(name: str, role: str) -> None:
+    """Raise `ValueError` for a name that is no folder and, not being owner/name, no model of the Hub either."""
+    if not Path(name).is_dir() and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise ValueError(f"{role}: there is no folder {name!r}; a model of the Hub is written owner/name")
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from .presets import Backbone, max_row_length
 from .pretraining import PretrainingModel
 from .projections import MORE_THAN_DOT_PRODUCTS, Projections
 from .quantised import BITSANDBYTES, bitsandbytes_config, check_widths
+from .settings import check_checkpoint
 
 if TYPE_CHECKING:
     from ..objectives.distillation import Distillation
@@ -229,8 +230,7 @@ def layer_map(objective: Distillation, student_layers: int, teacher_layers: int)
 def teacher_config(teacher: str, vocabulary: Vocabulary) -> Any:
     """The teacher's config. Raises `ValueError` if there is no such model or its tokens are others."""
     folder = Path(teacher)
-    if "/" not in teacher and not folder.is_dir():
-        raise ValueError(f"there is no folder {teacher!r} for a teacher; a model of the Hub is written owner/name")
+    check_checkpoint(teacher, "teacher")
     config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
     if config.vocab_size < vocabulary.size:
         raise ValueError(

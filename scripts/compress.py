@@ -37,6 +37,7 @@ from pretrain_zoo.models.compressed import load_compressed, save_compressed
 from pretrain_zoo.models.grow import with_layers
 from pretrain_zoo.models.int8_linear import quantize_dynamic
 from pretrain_zoo.models.quantised import TASK_HEADS, bitsandbytes_config, check_widths
+from pretrain_zoo.models.settings import check_checkpoint
 from pretrain_zoo.training.command_line import run_command
 from pretrain_zoo.training.run_folder import RESULTS, write_json
 
@@ -149,8 +150,7 @@ def compress(options: CompressionArguments, argv: list[str], console: Console, s
 def _load(checkpoint: str) -> PreTrainedModel:
     if Path(checkpoint).is_dir():
         return load_compressed(checkpoint).float()
-    if "/" not in checkpoint:
-        raise ValueError(f"there is no folder {checkpoint!r}; a model of the Hub is written owner/name")
+    check_checkpoint(checkpoint, "checkpoint")
     config = transformers.AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     architecture = getattr(transformers, (config.architectures or [""])[0], None)
     if architecture is None:

@@ -28,6 +28,7 @@ from pretrain_zoo.evaluation.probes import embedded_probes
 from pretrain_zoo.evaluation.search import combination_name, parse_grid
 from pretrain_zoo.evaluation.task_data import Examples, custom_task, load_task
 from pretrain_zoo.evaluation.teachers import TeacherArguments
+from pretrain_zoo.models.settings import check_checkpoint
 from pretrain_zoo.models.task_models import TaskModelArguments, load_tokenizer
 from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
 from pretrain_zoo.training.prepare import check_model_name
@@ -91,6 +92,8 @@ def run_glue(
     tasks = load_tasks(glue)  # all of them first: bad data should stop the command before hours of training
     name = args.run_name or Path(model_args.model_name_or_path).name
     rows: Rows = {row: tasks_of for rest in earlier for row, tasks_of in rest.items()}
+    for task, _ in tasks if teacher.teacher else ():
+        check_checkpoint(teacher.folder(task.name), "--teacher")
     for task, splits in tasks:
         prepared = prepare(task, splits, tokenizer, args, teacher.unlabelled(task))
         for random_weights in (False, True) if glue.random_baseline else (False,):

@@ -343,6 +343,7 @@ def test_command_searches_and_compares_with_random_weights(finished, glue_folder
     [
         (["--task_name", "cola", "--data_dir", "nowhere"], "no folder nowhere"),
         (["--task_name", "sst3"], "did you mean sst2"),
+        (["--teacher", "/no/such/{task}", "--task_name", "cola", "--data_dir", "GLUE"], "no folder '/no/such/cola'"),
         (["--seeds", "0"], "--seeds must be 1"),
         (["--train_file", "x.csv"], "needs a --validation_file"),
         (["--early_stopping_patience", "2", "--eval_strategy", "no"], "needs evaluations"),

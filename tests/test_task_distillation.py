@@ -290,7 +290,11 @@ def test_teachers_in_fewer_bits(tmp_path):
     expected = plain(whole, batch).logits
     assert torch.equal(plain(load_teacher(str(tmp_path)).eval(), batch).logits, expected)
     assert load_teacher(str(tmp_path), "bfloat16").dtype == torch.bfloat16
-    for wrong, message in (("nowhere", "no folder"), (str(tmp_path / "bare"), "no weights for")):
+    for wrong, message in (
+        ("nowhere", "no folder"),
+        ("/nowhere/at/all", "no folder"),
+        (str(tmp_path / "bare"), "no weights for"),
+    ):
         whole.base_model.save_pretrained(tmp_path / "bare")
         with pytest.raises(ValueError, match=message):
             load_teacher(wrong)
