@@ -91,7 +91,7 @@ class Mixture(Objective):
             "summary": "; ".join(dict.fromkeys(objective.summary for objective in objectives)),
             "architecture": "masked_lm" if ranked else objectives[0].architecture,
             "ranked": ranked,
-            "reset_positions": any(getattr(objective, "reset_positions", False) for objective in objectives),
+            "reset_positions": any(getattr(o, "reset_positions", False) is not False for o in objectives),
             "document_attention": any(getattr(objective, "document_attention", False) for objective in objectives),
             "needs": tuple(dict.fromkeys(token for objective in objectives for token in objective.needs)),
         }

@@ -11,7 +11,7 @@ and its translation in one row, so that the model looks for a masked word's mean
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -41,14 +41,16 @@ class TranslationLM(MaskedLM):
     Args:
         layout: "xlm": `</s> x </s> </s> y </s>`, by the tokenizer's end or separator token. "pair": the tokenizer's own
             frame for pairs (InfoXLM, arXiv 2007.07834).
-        reset_positions: count positions from 0 again at the second text, for backbones that take `position_ids`.
+        reset_positions: count positions from 0 again at the second text. Only with language embeddings: without, a
+            model would see two texts in one place, and could not tell in which language to predict. `None`: where the
+            backbone has them and the corpus gives languages.
         others: as for `mlm`; each pair is a row, whatever the packing.
     """
 
     summary: ClassVar[str] = "predict masked tokens of a text and its translation (XLM)"
 
     layout: Literal["xlm", "pair"] = "xlm"
-    reset_positions: bool = True
+    reset_positions: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -116,7 +118,7 @@ class TranslationLM(MaskedLM):
             join([token(between[half:]), second, token(after)]),
         ]
         columns: Columns = {"input_ids": join(sides)}
-        if self.reset_positions:
+        if self.reset_positions or (self.reset_positions is None and languages is not None):
             columns["position_ids"] = join([side.with_values(side.positions) for side in sides])
         if languages is not None:
             columns["langs"] = join(
@@ -125,7 +127,7 @@ class TranslationLM(MaskedLM):
         return columns
 
     def build(self, backbone, vocabulary) -> Any:
-        """A masked LM that is given positions."""
+        """A masked LM that is given positions if it has language embeddings."""
         from ..models.translation import TranslationModel
 
         return TranslationModel.build(self, backbone, vocabulary)
@@ -173,21 +175,13 @@ class DataCollatorForTLM(ObjectiveCollator):
     """Translation LM for a stock masked LM: `DataCollatorForTLM(tokenizer, mlm_probability=0.15)`.
 
     Features hold `input_ids` and `input_ids_pair`, a text and its translation (special tokens around them are taken
-    off), and optionally the integers `language` and `language_pair`. Out come `input_ids`, `labels`, `position_ids`
-    (unless `reset_positions=False`) and, given languages, `langs`. Rows are as long as their texts: truncate these.
+    off), and for models with language embeddings the integers `language` and `language_pair`. Out come `input_ids`,
+    `labels` and, given languages, `langs` and `position_ids` (unless `reset_positions=False`). Rows are as long as
+    their texts: truncate these.
 
     Args:
-        position_offset: position of the first token: 0, but `pad_token_id + 1` for RoBERTa and its relatives.
         settings: of the objective `tlm`, and `ObjectiveCollator`'s.
     """
 
-    def __init__(self, tokenizer: Any, *, position_offset: int = 0, **settings: Any):
+    def __init__(self, tokenizer: Any, **settings: Any):
         super().__init__("tlm", tokenizer, **settings)
-        self.position_offset = position_offset
-
-    def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
-        """The batch, as `ObjectiveCollator` gives it."""
-        batch = super().__call__(features, return_tensors)
-        if "position_ids" in batch:
-            batch["position_ids"] = batch["position_ids"] + self.position_offset
-        return batch

@@ -69,7 +69,9 @@ def test_order_of_a_pair_moves_its_languages(documents, vocabulary):
     rows = plan_of(get_objective("tlm"), turned, vocabulary).rows(np.array([0]))
     assert rows["langs"].tolist() == [[1] * 4 + [0] * 5]
     without = replace(documents, languages=None)
-    assert "langs" not in plan_of(get_objective("tlm"), without, vocabulary).rows(np.array([0]))
+    assert set(plan_of(get_objective("tlm"), without, vocabulary).rows(np.array([0]))) == {"input_ids"}
+    asked = plan_of(get_objective("tlm", reset_positions=True), without, vocabulary).rows(np.array([0]))
+    assert asked["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -102,33 +104,46 @@ def test_predictions_look_at_the_translation():
     objective, model = build("tlm")
     model.eval()
     tokenizer, vocabulary, documents = text()
-    rows = plan_of(objective, documents, vocabulary, LENGTH).rows(np.array([0]))
-    ids, positions = (torch.tensor(rows[n].row(0))[None] for n in ("input_ids", "position_ids"))
+    ids = torch.tensor(plan_of(objective, documents, vocabulary, LENGTH).rows(np.array([0]))["input_ids"].row(0))[None]
     embedded = model.main.get_input_embeddings()(ids).detach().requires_grad_()
-    logits = model.main(inputs_embeds=embedded, position_ids=positions).logits
+    logits = model.main(inputs_embeds=embedded).logits
     logits[0, 1].square().sum().backward()
     assert (embedded.grad[0, -2] != 0).any()
 
 
-@pytest.mark.parametrize("model", ["xlm-tiny", "bert-tiny", "roberta-tiny", "xlm-roberta-tiny"])
-def test_backbones_get_the_positions_they_count(model):
-    """The model's logits are those of the stock model given its own positions."""
+@pytest.mark.parametrize(
+    ("model", "languages"), [("xlm-tiny", 2), ("xlm-tiny", 1), ("bert-tiny", 1), ("xlm-roberta-tiny", 1)]
+)
+def test_positions_begin_anew_only_beside_language_embeddings(model, languages):
+    """The logits are the stock model's, with positions and languages if it has embeddings of these."""
     tokenizer, vocabulary, documents = text()
+    documents = replace(documents, languages=np.arange(len(documents), dtype=np.int16) % 2)
     objective = get_objective("tlm")
-    built = objective.build(backbone(model, tokenizer, max_length=LENGTH), vocabulary).eval()
+    overrides = {"n_langs": languages} if model == "xlm-tiny" else {}
+    built = objective.build(backbone(model, tokenizer, max_length=LENGTH, **overrides), vocabulary).eval()
     rows = plan_of(objective, documents, vocabulary, LENGTH).rows(np.array([0]))
     columns = objective.corrupt(rows, Draws.of(0, np.array([5]), 0, 5), vocabulary)
     batch = {name: torch.tensor(column.values) for name, column in columns.items()}
     batch = {n: v if n.startswith("label") else v[None] for n, v in batch.items()}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     found = built(**batch, want=("logits",)).outputs["logits"]
-    offset = tokenizer.pad_token_id + 1 if "roberta" in model else 0
-    stock = built.main(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"] + offset,
-        attention_mask=batch["attention_mask"],
-    )
+    names = ["input_ids", "attention_mask"] + ["position_ids", "langs"] * (languages > 1)
+    stock = built.main(**{name: batch[name] for name in names})
     assert torch.allclose(found, stock.logits[0, batch["label_positions"]], atol=1e-5)
+
+
+def test_without_languages_two_texts_in_one_place_look_alike(vocabulary, documents):
+    """Why positions do not begin anew there: a mask in one text and in the other are predicted alike."""
+    tokenizer, trained, _ = text()
+    for model in ("modernbert-tiny", "bert-tiny", "xlm-tiny"):
+        parts = backbone(model, tokenizer, max_length=LENGTH)
+        built = get_objective("tlm").build(parts, trained).eval()
+        row = [SEP, 20, 4, 22, SEP]
+        ids, positions = torch.tensor([row + [SEP, 30, 4, 32, SEP]]), torch.tensor([[*range(5), *range(5)]])
+        logits = built.main(input_ids=ids, position_ids=positions).logits[0]
+        assert torch.allclose(logits[2], logits[7], atol=1e-5)
+        with pytest.raises(ValueError, match="no language embeddings"):
+            get_objective("tlm", reset_positions=True).build(parts, trained)
 
 
 def test_languages_reach_the_embeddings():
@@ -174,9 +189,8 @@ def test_collator_for_stock_models():
         RobertaConfig(vocab_size=300, max_position_embeddings=longest + 2, pad_token_id=1, type_vocab_size=1, **sizes)
     )
     bare = [{n: f[n] for n in ("input_ids", "input_ids_pair")} for f in features]
-    batch = DataCollatorForTLM(tokenizer, position_offset=2, layout="pair")(bare)
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "position_ids"}
-    assert batch["position_ids"].min() == 2
+    batch = DataCollatorForTLM(tokenizer, layout="pair")(bare)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
     assert torch.isfinite(roberta(**batch).loss)
 
 
@@ -213,8 +227,6 @@ def test_refusals(documents, vocabulary):
         plan_of(get_objective("tlm"), replace(documents, translations=None), vocabulary)
     with pytest.raises(ValueError, match="no room"):
         plan_of(get_objective("tlm"), documents, vocabulary, 5)
-    with pytest.raises(ValueError, match="position_ids"):
-        get_objective("tlm").build(backbone("deberta-v3-tiny", tokenizer, max_length=LENGTH), trained)
     with pytest.raises(ValueError, match="layout"):
         get_objective("tlm", layout="x")
     collator = DataCollatorForTLM(tokenizer)
