@@ -140,7 +140,7 @@ def first_batch(arguments: list[str]) -> dict[str, float]:
     times = [("", time.perf_counter())]
     run = parse_arguments(arguments)
     cache_dir = os.path.expanduser(run.corpus.cache_dir)
-    tokenizer = get_tokenizer(run.model, (), cache_dir, run.objective.special_tokens)
+    tokenizer = get_tokenizer(run.model, (), cache_dir, run.objective)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     times.append(("arguments and tokenizer", time.perf_counter()))
     data = get_data(run, tokenizer, cache_dir)

@@ -67,7 +67,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         return finished
 
     with args.main_process_first(local=False):
-        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective.special_tokens)
+        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective)
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         objective.check(vocabulary)
         parts = backbone(

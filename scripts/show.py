@@ -149,7 +149,7 @@ def tokenizer_for(objective: Objective, preset: str, name: str | None) -> Any:
     """The tokenizer named, or one for the preset, with the special tokens that the objective needs."""
     corpus = CorpusArguments()
     model = ModelArguments(model_name_or_path=preset, tokenizer_name=name)
-    return get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective.special_tokens)
+    return get_tokenizer(model, corpus.open(), os.path.expanduser(corpus.cache_dir), objective)
 
 
 def run(argv: list[str] | None, console: Console) -> None:

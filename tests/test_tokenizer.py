@@ -1,7 +1,9 @@
 """Trained tokenizers: the published layout of special tokens and pairs, and a round trip through AutoTokenizer."""
 
 import itertools
+import json
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
+    DebertaV2Config,
     GPT2Config,
     LlamaConfig,
     RobertaConfig,
@@ -23,6 +26,8 @@ from transformers import (
 from pretrain_zoo.models.presets import backbone
 from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, get_objective, list_objectives
 from pretrain_zoo.scripts import train_tokenizer as script
+from pretrain_zoo.training.arguments import ModelArguments
+from pretrain_zoo.training.prepare import get_tokenizer
 from pretrain_zoo.training.tokenizer import KINDS, tokens_for, train_tokenizer
 from pretrain_zoo.training.unigram import Lattices, _prune, _seed, train_unigram
 
@@ -37,12 +42,13 @@ CONFIGS = {
     "gpt2": GPT2Config,
     "unigram": T5Config,
     "albert": AlbertConfig,
+    "deberta-v3": DebertaV2Config,
     "xlnet": XLNetConfig,
     "xlm-roberta": XLMRobertaConfig,
     "llama": LlamaConfig,
 }
-UNIGRAM = ("unigram", "albert", "xlnet", "xlm-roberta")
-TOO_SMALL = {"unigram": 3, "albert": 5, "xlm-roberta": 5}
+UNIGRAM = ("unigram", "albert", "deberta-v3", "xlnet", "xlm-roberta")
+TOO_SMALL = {"unigram": 3, "albert": 5, "deberta-v3": 5, "xlm-roberta": 5}
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +286,7 @@ PRESETS = {
     "wordpiece": "bert-tiny",
     "bpe": "roberta-tiny",
     "albert": "albert-tiny",
+    "deberta-v3": "deberta-v3-tiny",
     "xlm-roberta": "xlm-roberta-tiny",
 }
 
@@ -291,6 +298,43 @@ def test_presets_of_the_family_take_it(tokenizers, kind, preset):
     batch = tokenizer(["The cat sat.", "a mat"], padding=True, return_tensors="pt")
     assert model.config.pad_token_id == tokenizer.pad_token_id
     assert torch.isfinite(model(**batch).logits).all()
+
+
+PUBLISHED = {  # model of the released tokenizer, and its first tokens
+    "bert": ("WordPiece", ["[PAD]"]),  # [unused0] and so on stand between it and the others
+    "roberta": ("BPE", ["<s>", "<pad>", "</s>", "<unk>"]),
+    "bart": ("BPE", ["<s>", "<pad>", "</s>", "<unk>"]),
+    "xlm-roberta": ("Unigram", ["<s>", "<pad>", "</s>", "<unk>"]),
+    "albert": ("Unigram", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]),
+    "deberta-v3": ("Unigram", ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]),
+    "xlnet": ("Unigram", ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>"]),
+    "t5": ("Unigram", ["<pad>", "</s>", "<unk>"]),
+    "switch": ("Unigram", ["<pad>", "</s>", "<unk>"]),
+    "gpt2": ("BPE", []),
+    "llama": ("BPE", ["<unk>", "<s>", "</s>", "<0x00>"]),
+    "mixtral": ("BPE", ["<unk>", "<s>", "</s>", "<0x00>"]),
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_a_preset_gets_the_kind_that_was_published(family, tmp_path):
+    model, first = PUBLISHED[family]
+    found = get_tokenizer(ModelArguments(model_name_or_path=f"{family}-tiny", vocab_size=600), TEXTS, str(tmp_path))
+    assert json.loads(found.backend_tokenizer.to_str())["model"]["type"] == model
+    assert found.convert_ids_to_tokens(range(len(first))) == first
+    assert ("mat" in "".join(found.tokenize("MAT"))) == (family in ("bert", "albert"))  # lower case
+
+
+def test_a_trained_tokenizer_gets_the_mask_that_its_objective_needs(tmp_path):
+    model = ModelArguments(model_name_or_path="t5-tiny", vocab_size=600)
+    plain = get_tokenizer(model, TEXTS, str(tmp_path), get_objective("span_corruption"))
+    assert plain.mask_token is None and "<extra_id_99>" in plain.get_vocab()
+    masked = get_tokenizer(model, TEXTS, str(tmp_path), get_objective("denoising"))
+    assert masked.mask_token == "<mask>" and "<extra_id_99>" not in masked.get_vocab()
+    get_objective("denoising").check(Vocabulary.from_tokenizer(masked))
+    plain.save_pretrained(tmp_path / "named")
+    named = get_tokenizer(replace(model, tokenizer_name=str(tmp_path / "named")), (), "", get_objective("denoising"))
+    assert named.mask_token is None  # whoever names one chooses its mask by --mask_token
 
 
 # special tokens of objectives

@@ -1,4 +1,4 @@
-"""Tokenizers that write spaces as ▁: Unigram in the layouts of T5, ALBERT, XLNet and XLM-R, and LLaMA's BPE.
+"""Tokenizers that write spaces as ▁: Unigram in the layouts of T5, ALBERT, DeBERTaV3, XLNet and XLM-R, and LLaMA's BPE.
 
 SentencePiece's rules: any white space is one space (LLaMA keeps it), a word begins with ▁, text is brought to NFKC (but
 LLaMA's), and no piece mixes scripts, figures and punctuation.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,7 @@ ALBERT = Layout(
     "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
     _TYPED,
 )
+DEBERTA_V3 = replace(ALBERT, special={"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"})
 XLNET = Layout(
     {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "cls": "<cls>", "sep": "<sep>", "pad": "<pad>", "mask": "<mask>"}
     | {"eod": "<eod>", "eop": "<eop>"},
@@ -176,6 +177,7 @@ def llama(
 METASPACE_KINDS: dict[str, Callable[..., tuple[Tokenizer, dict[str, Any]]]] = {
     "unigram": partial(unigram, T5),
     "albert": partial(unigram, ALBERT, lowercase=True),
+    "deberta-v3": partial(unigram, DEBERTA_V3),
     "xlnet": partial(unigram, XLNET),
     "xlm-roberta": partial(unigram, XLM_ROBERTA),
     "llama": llama,

@@ -29,9 +29,10 @@ from .quotas import Weights
 from .survey import summary, survey
 from .tokenizer import train_tokenizer
 
-KINDS = dict.fromkeys(("roberta", "xlm-roberta", "bart", "t5", "switch"), "bpe")
-KINDS |= dict.fromkeys(("gpt1", "gpt2", "gpt3", "llama", "mixtral"), "gpt2")
-"""Kind of tokenizer that is trained for a preset's family; "wordpiece" for all others."""
+KINDS = {family: family for family in ("albert", "deberta-v3", "llama", "xlm-roberta", "xlnet")}
+KINDS |= dict.fromkeys(("t5", "switch"), "unigram") | dict.fromkeys(("roberta", "bart"), "bpe")
+KINDS |= dict.fromkeys(("gpt1", "gpt2", "gpt3"), "gpt2") | {"mixtral": "llama"}
+"""Kind of tokenizer that is trained for a preset's family, the published one's; "wordpiece" for all others."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,16 @@ def check_model_name(name: str) -> None:
 
 
 def get_tokenizer(
-    model: ModelArguments, corpus: Iterable[str], cache_dir: str, special_tokens: Iterable[str] = ()
+    model: ModelArguments, corpus: Iterable[str], cache_dir: str, objective: Objective | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer named, else the checkpoint's, else one trained on the corpus (once, kept in `cache_dir`).
 
-    Where the model is a preset, whose embeddings are made for the tokenizer, it gets those of `special_tokens` that it
-    lacks.
+    Where the model is a preset, whose embeddings are made for the tokenizer, it gets the special tokens of `objective`
+    that it lacks, and one trained here its mask too.
     """
     name = str(model.model_name_or_path)
     source = model.tokenizer_name or (None if name in list_presets() else name)
+    trained = source is None
     if source is None:
         kind = KINDS.get(name.rpartition("-")[0], "wordpiece")
         source = str(_trained(corpus, kind, model.vocab_size, cache_dir))
@@ -91,10 +93,11 @@ def get_tokenizer(
                 "one; name a token that is there and rare"
             )
         tokenizer.add_special_tokens({"mask_token": model.mask_token})
-    if name in list_presets():
-        tokenizer.add_tokens(
-            [token for token in special_tokens if token not in tokenizer.get_vocab()], special_tokens=True
-        )
+    if objective is not None and name in list_presets():
+        if trained and "mask" in objective.needs and tokenizer.mask_token is None:
+            tokenizer.add_special_tokens({"mask_token": "<mask>"})
+        missing = [token for token in objective.special_tokens if token not in tokenizer.get_vocab()]
+        tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer
 
 

@@ -9,7 +9,8 @@ write its function and enter it in `KINDS`.
     bpe           byte-level BPE             RoBERTa, BART
     gpt2          byte-level BPE             GPT-2
     unigram       Unigram                    T5
-    albert        Unigram                    ALBERT, DeBERTaV3
+    albert        Unigram                    ALBERT
+    deberta-v3    Unigram                    DeBERTaV3
     xlnet         Unigram                    XLNet
     xlm-roberta   Unigram                    XLM-R
     llama         BPE with byte fallback     LLaMA, Mixtral
