@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import LENGTH, make_checkpoint
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -13,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     ElectraConfig,
     ElectraForPreTraining,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -120,6 +122,20 @@ def test_pieces_are_those_of_the_old_tokenizer(extensions, kind):
     old, extension = extensions[kind]
     for token, pieces in zip(extension.tokens, extension.pieces, strict=True):
         assert list(pieces) == pieces_by_hand(old, kind, token), token
+
+
+def test_unknown_characters_cost_what_they_did():
+    """An unknown character costs 10 more than the least probable piece, so no new piece is less probable than that."""
+    pieces = {"abcdefghi": -1.0} | dict.fromkeys(("qa", "bc", "de", "fg", "hi", "v", "w"), -3.0)
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), *pieces.items()], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    old = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    # v w, -6, becomes vw, log(8 / 2008) = -5.5; an unknown character at -15.5 would be dearer than five pieces at -3
+    extension = extend_tokenizer(old, ["vw " * 8 + "v " * 2000], 9)
+    assert extension.tokens == ("vw",)
+    assert json.loads(extension.tokenizer.backend_tokenizer.to_str())["model"]["vocab"][-1] == ["vw", -3.0]
+    for tokenizer in (old, extension.tokenizer):
+        assert tokenizer("qabcdefghi").input_ids == [0, 1]  # -13 - 1, not 5 · -3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -127,9 +127,7 @@ class Spellings:
         if self.kind not in ("WordPiece", "BPE", "Unigram"):
             raise ValueError(f"a {self.kind} tokenizer has no pieces to make new tokens of")
         if model.get("dropout"):
-            raise ValueError(
-                "the tokenizer drops merges at random (dropout), so that its pieces are not always the same"
-            )
+            raise ValueError("the tokenizer drops merges at random (dropout): its pieces are not always the same")
         self.size = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         if self.kind == "Unigram":
             self.vocabulary = {token: i for i, (token, _) in enumerate(model["vocab"])}
@@ -222,11 +220,8 @@ def _learn(
     written = [("".join(letter[p] for p in pieces), count) for pieces, count in spelled.values()]
     draft = Tokenizer(models.BPE())
     draft.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(symbols) + int(_SURPLUS * max(new_tokens, 0)),
-        min_frequency=min_frequency,
-        show_progress=False,
-    )
+    size = len(symbols) + int(_SURPLUS * max(new_tokens, 0))
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
     if new_tokens > 0 and written:
         draft.train_from_iterator((" ".join([word] * count) for word, count in written), trainer)
     merges: dict[tuple[str, str], None] = {}
