@@ -105,6 +105,7 @@ def test_an_interruption_ends_the_processes(specification, started):
 
     with pytest.raises(KeyboardInterrupt):
         list(encode_in_processes(batches(), specification, 2))
+    assert {process.returncode for process in started} == {-signal.SIGKILL}  # at once, whatever there was to do
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
