@@ -123,7 +123,7 @@ def _write(documents: Documents, file: IO[bytes]) -> None:
 
 def _read(file: IO[bytes]) -> Documents:
     """What `_write` wrote. Raises `ValueError` where the file ends early."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, (kind, size) in json.loads(file.readline()).items():
         dtype = np.dtype(kind)
         data = file.read(size * dtype.itemsize)
