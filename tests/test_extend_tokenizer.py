@@ -124,6 +124,27 @@ def test_pieces_are_those_of_the_old_tokenizer(extensions, kind):
         assert list(pieces) == pieces_by_hand(old, kind, token), token
 
 
+def test_no_merge_gives_an_old_token():
+    """abc is in the vocabulary, but "abc" is spelled ab c, since a b is merged first: it stays so."""
+    merges = [("a", "b"), ("b", "c"), ("a", "bc")]
+    backend = Tokenizer(models.BPE({t: i for i, t in enumerate(("a", "b", "c", "d", "ab", "bc", "abc"))}, merges))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    old = PreTrainedTokenizerFast(tokenizer_object=backend)
+    extension = extend_tokenizer(old, ["abc " * 9 + "cd " * 8], 9)
+    assert extension.tokens == ("cd",) and extension.pieces == ((2, 3),)
+    assert old("abc cd").input_ids == [4, 2, 2, 3]
+    assert extension.tokenizer("abc cd").input_ids == [4, 2, 7]
+    assert extension.tokenizer.get_vocab() == old.get_vocab() | {"cd": 7}
+
+
+def test_unknown_characters_take_half_of_the_new_tokens_at_most():
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -1.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    old = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    extension = extend_tokenizer(old, ["ab " * 9 + "".join(f"{c} " * (20 - i) for i, c in enumerate("cdefghij"))], 6)
+    assert extension.tokens == ("c", "d", "e", "ab")  # the most frequent ones, and what is to be learned beside them
+
+
 def test_unknown_characters_cost_what_they_did():
     """An unknown character costs 10 more than the least probable piece, so no new piece is less probable than that."""
     pieces = {"abcdefghi": -1.0} | dict.fromkeys(("qa", "bc", "de", "fg", "hi", "v", "w"), -3.0)
