@@ -84,6 +84,9 @@ def test_class_weights_of_rare_classes_are_larger(tokenizer_folder, wordpiece_to
     assert class_weights("balanced", prepared).tolist() == pytest.approx((TRAIN_ROWS / 2 / counts).tolist())
     with pytest.raises(ValueError, match="2 numbers, one for each of 0, 1"):
         class_weights("1,2,3", prepared)
+    prepared.splits["train"].labels[:4] = -1  # rows that only a teacher labels
+    counts = np.bincount(prepared.splits["train"].labels[4:])
+    assert class_weights("balanced", prepared).tolist() == pytest.approx(((TRAIN_ROWS - 4) / 2 / counts).tolist())
 
 
 def test_update_does_not_depend_on_micro_batches(tokenizer_folder, wordpiece_tokenizer, tmp_path):
