@@ -20,6 +20,7 @@ from pretrain_zoo.training.arguments import RECIPES, parse_arguments
 from pretrain_zoo.training.objective_arguments import objective_from_arguments
 from pretrain_zoo.training.prepare import check_model_name
 from pretrain_zoo.training.run_folder import RUN, find_run
+from pretrain_zoo.training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 ANIMALS, PLACES = ("cat", "dog", "bird", "horse", "cow"), ("mat", "hill", "road", "roof", "field")
@@ -270,8 +271,10 @@ def test_bad_corpora(capsys, command, tmp_path):
     assert not (tmp_path / "run").exists()  # a mended command is not refused as another run
 
 
-def test_tokenizer_without_mask_token(capsys, command):
-    message = failure(capsys, [*command, "--model_name_or_path", "gpt2-tiny", "--objective", "mlm"])
+def test_tokenizer_without_mask_token(capsys, command, tmp_path):
+    train_tokenizer(["a cat sat"] * 9, "gpt2", 300).save_pretrained(tmp_path / "named")
+    named = ["--model_name_or_path", "gpt2-tiny", "--tokenizer_name", tmp_path / "named"]
+    message = failure(capsys, [*command, *named, "--objective", "mlm"])
     assert "has no mask token, which this objective needs" in message
 
 
