@@ -3,5 +3,5 @@
 import logging
 
 # Importing transformers' Trainer or peft imports bitsandbytes, which warns about a kernel that nothing here needs
-# (`training` and `evaluation` import this package first for that).
+# (`training`, `evaluation` and `scripts` import this package first for that).
 logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
