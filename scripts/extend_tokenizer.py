@@ -67,10 +67,12 @@ def extend(arguments: ExtensionArguments, corpus_arguments: CorpusArguments, con
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     groups = (ExtensionArguments, CorpusArguments)
-    return run_command(
-        lambda console: extend(*read_arguments(groups, argv, prog="extend_tokenizer", first="--checkpoint"), console),
-        resumes=None,
-    )
+
+    def work(console: Console) -> None:
+        arguments, corpus = read_arguments(groups, argv, prog="extend_tokenizer", first="--checkpoint")
+        extend(arguments, corpus, console)
+
+    return run_command(work, resumes=None)
 
 
 if __name__ == "__main__":

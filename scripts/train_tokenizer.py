@@ -167,9 +167,12 @@ def train(arguments: TokenizerArguments, corpus_arguments: CorpusArguments, cons
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     groups = (TokenizerArguments, CorpusArguments)
-    return run_command(
-        lambda console: train(*read_arguments(groups, argv, prog="train_tokenizer"), console), resumes=None
-    )
+
+    def work(console: Console) -> None:
+        arguments, corpus = read_arguments(groups, argv, prog="train_tokenizer")
+        train(arguments, corpus, console)
+
+    return run_command(work, resumes=None)
 
 
 if __name__ == "__main__":
