@@ -57,9 +57,9 @@ def same_choice(student: Tensor, teacher: Tensor) -> Tensor:
     return student.gather(-1, chosen).squeeze(-1) == student.amax(-1)
 
 
-def _parts(like: Tensor, count: int, size: int = 1 << 14) -> Iterator[slice]:
-    """`count` rows, each as large as those of `like`, some at a time: on a CPU about `size` numbers, for its caches."""
-    rows = max((size if like.device.type == "cpu" else 1 << 26) // max(like[:1].numel(), 1), 1)
+def _parts(like: Tensor, count: int) -> Iterator[slice]:
+    """`count` rows, each as large as those of `like`, some at a time: on a CPU few enough for its caches."""
+    rows = max((1 << 16 if like.device.type == "cpu" else 1 << 26) // max(like[:1].numel(), 1), 1)
     return (slice(start, start + rows) for start in range(0, count, rows))
 
 
@@ -147,9 +147,9 @@ class _Distance(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor | None, distance: Callable) -> Tensor:
         ctx.dtype, gradient = student.dtype, wide(torch.zeros_like(student))
         if rows is None or len(rows) == len(student):  # all of them, whose order does not matter: slices are views
-            places: Any = list(_parts(student, len(student), 1 << 16))
+            places: Any = list(_parts(student, len(student)))
         else:
-            places = [rows[part] for part in _parts(student, len(rows), 1 << 16)]
+            places = [rows[part] for part in _parts(student, len(rows))]
         total = gradient.new_zeros(())
         for at in places:
             value, change = distance(wide(student[at]), wide(teacher[at]))
@@ -223,7 +223,7 @@ class _ScoreLoss(torch.autograd.Function):
         teacher_left, teacher_right, mask, compare = others
         gradients, total = [torch.empty_like(x) for x in (left, right)], left.new_zeros(())
         ctx.scale = 1 / math.sqrt(left.shape[-1])
-        for part in _parts(left[..., :1].expand(-1, -1, -1, left.shape[2]), len(left), 1 << 16):
+        for part in _parts(left[..., :1].expand(-1, -1, -1, left.shape[2]), len(left)):
             pair = left[part].contiguous(), right[part].contiguous()  # as products of matrices want them
             value, change = compare(scores(pair), scores((teacher_left[part], teacher_right[part])), mask[part])
             total += value
