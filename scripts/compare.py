@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rtd": MODERNBERT | {"max_steps": 1500, "learning_rate": 1e-3},
     "replace_mlm": MODERNBERT | {"max_steps": 800, "learning_rate": 1e-3},
     "all_tokens_mlm": MODERNBERT | {"max_steps": 2000, "learning_rate": 1e-3},
-    "diffusion": MODERNBERT | {"max_steps": 800, "config_overrides": json.dumps(WIDER)},
+    "diffusion": MODERNBERT | {"max_steps": 500, "config_overrides": json.dumps(WIDER)},
     "unilm": MODERNBERT
     | {"max_steps": 800, "config_overrides": json.dumps(WIDER | {"layer_types": ["full_attention"] * 2})},
     "fim": {"max_steps": 300},
