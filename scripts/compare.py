@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all_tokens_mlm": MODERNBERT | {"max_steps": 2000, "learning_rate": 1e-3},
     "diffusion": MODERNBERT | {"max_steps": 500, "config_overrides": json.dumps(WIDER)},
     "unilm": MODERNBERT
-    | {"max_steps": 800, "config_overrides": json.dumps(WIDER | {"layer_types": ["full_attention"] * 2})},
+    | {"max_steps": 400, "config_overrides": json.dumps(WIDER | {"layer_types": ["full_attention"] * 2})},
     "fim": {"max_steps": 300},
     "prefix_lm": {"max_steps": 300},
     "denoising": BART | {"max_steps": 300},
