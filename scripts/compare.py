@@ -58,9 +58,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "denoising": BART | {"max_steps": 300},
     "gsg": BART | {"max_steps": 300},
     "mass": BART | {"max_steps": 500},
-    "span_corruption": {"max_steps": 400},
+    "span_corruption": {"max_steps": 600},
     "seq2seq_prefix_lm": {"max_steps": 300},
-    "ul2": {"max_steps": 400},
+    "ul2": {"max_steps": 600},
 }
 """What an objective's run has beside `COMMON`, which it overrides."""
 COLUMNS = ("objective", "model", "steps", "loss term", "untrained", "trivial", "trained")
