@@ -35,8 +35,6 @@ LEFT_OUT = ("distillation", "nsp", "sop", "tlm")  # need a teacher; trained with
 COMMON = {"max_steps": 600, "vocab_size": 4096, "max_eval_samples": 500}
 MODERNBERT: dict[str, Any] = {"model_name_or_path": "modernbert-tiny"}
 XLNET: dict[str, Any] = {"learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"}
-WIDER = {"initializer_range": 0.06}
-"""Deviation of a tiny ModernBERT's first weights with which it leaves token frequencies behind sooner."""
 BART: dict[str, Any] = {"model_name_or_path": "bart-tiny", "config_overrides": "dropout=0"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "clm": {"max_steps": 400},
@@ -50,9 +48,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rtd": MODERNBERT | {"max_steps": 1500, "learning_rate": 1e-3},
     "replace_mlm": MODERNBERT | {"max_steps": 800, "learning_rate": 1e-3},
     "all_tokens_mlm": MODERNBERT | {"max_steps": 2000, "learning_rate": 1e-3},
-    "diffusion": MODERNBERT | {"max_steps": 500, "config_overrides": json.dumps(WIDER)},
+    "diffusion": MODERNBERT | {"max_steps": 500, "config_overrides": "initializer_range=0.06"},
     "unilm": MODERNBERT
-    | {"max_steps": 400, "config_overrides": json.dumps(WIDER | {"layer_types": ["full_attention"] * 2})},
+    | {
+        "max_steps": 400,
+        "config_overrides": '{"initializer_range": 0.06, "layer_types": ["full_attention", "full_attention"]}',
+    },
     "fim": {"max_steps": 300},
     "prefix_lm": {"max_steps": 300},
     "denoising": BART | {"max_steps": 300},
