@@ -26,7 +26,7 @@ def dtype_named(name: str | None) -> torch.dtype | None:
     return getattr(torch, name)
 
 
-def overrides_from(text: str | None) -> dict[str, Any]:
+def overrides_from(text: str | None, flag: str = "--config_overrides") -> dict[str, Any]:
     """`hidden_size=256,num_hidden_layers=4`, or a JSON object, as a dictionary; values are read as YAML.
 
     Raises `ValueError` for malformed ones.
@@ -36,5 +36,5 @@ def overrides_from(text: str | None) -> dict[str, Any]:
         return json.loads(text)
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise ValueError(f"--config_overrides must read name=value,name=value, not {text!r}")
+        raise ValueError(f"{flag} must read name=value,name=value, not {text!r}")
     return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}

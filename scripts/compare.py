@@ -35,6 +35,7 @@ LEFT_OUT = ("distillation", "nsp", "sop", "tlm")  # need a teacher; trained with
 COMMON = {"max_steps": 600, "vocab_size": 4096, "max_eval_samples": 500}
 MODERNBERT: dict[str, Any] = {"model_name_or_path": "modernbert-tiny"}
 XLNET: dict[str, Any] = {"learning_rate": 2e-3, "config_overrides": "initializer_range=0.08,dropout=0"}
+T5: dict[str, Any] = {"config_overrides": "dropout_rate=0"}
 BART: dict[str, Any] = {"model_name_or_path": "bart-tiny", "config_overrides": "dropout=0"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "clm": {"max_steps": 400},
@@ -59,9 +60,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "denoising": BART | {"max_steps": 300},
     "gsg": BART | {"max_steps": 300},
     "mass": BART | {"max_steps": 500},
-    "span_corruption": {"max_steps": 600},
-    "seq2seq_prefix_lm": {"max_steps": 300},
-    "ul2": {"max_steps": 600},
+    "span_corruption": T5 | {"max_steps": 600},
+    "seq2seq_prefix_lm": T5 | {"max_steps": 300},
+    "ul2": T5 | {"max_steps": 400},
 }
 """What an objective's run has beside `COMMON`, which it overrides."""
 COLUMNS = ("objective", "model", "steps", "loss term", "untrained", "trivial", "trained")

@@ -186,20 +186,17 @@ def report(
     results["baseline"] = baseline
     results["pair_label_loss"] = None if run.phases else pair_label_loss(eval_dataset)
     architecture = results["architecture"]
-    samples = []
-    if architecture in LOADERS:
+    samples, fills = [], architecture in ("masked_lm", BIDIRECTIONAL)
+    if (fills or architecture == "causal_lm") and getattr(run.objective, "predicted", 1.0):  # its head was trained
         plain = getattr(transformers, LOADERS[architecture]).from_pretrained(folder)
-        samples = examples(plain, tokenizer, data.held_out, seed=run.training.seed)
+        samples = examples(plain, tokenizer, data.held_out, fills, seed=run.training.seed)
     results["seconds"] = time.perf_counter() - started
     results["history"] = history
     plot_losses(history, folder / "loss.png", (baseline or {}).get("loss"))
     (folder / "README.md").write_text(model_card(results, architecture, run.corpus.language, samples))
     write_json(folder / RESULTS, results)
     if samples:
-        console.print(
-            "\n[bold]held-out text[/bold]"
-            + (", what stood there in brackets" * (architecture in ("masked_lm", BIDIRECTIONAL)))
-        )
+        console.print("\n[bold]held-out text[/bold]" + ", what stood there in brackets" * fills)
     for sample in samples:
         console.print(sample)
     console.print(results_table(results))

@@ -54,6 +54,7 @@ from pretrain_zoo.training.arguments import ModelArguments
 from pretrain_zoo.training.command_line import check_processes, read_arguments, run_command
 from pretrain_zoo.training.files import numbered_lines
 from pretrain_zoo.training.filters import Tally
+from pretrain_zoo.training.optimizers import own_optimizer
 from pretrain_zoo.training.prepare import check_model_name, get_tokenizer
 from pretrain_zoo.training.report import figure, report_by_lines
 from pretrain_zoo.training.run_folder import RESULTS, claim_folder, find_run, read_json, write_json
@@ -167,6 +168,7 @@ def run_text_to_text(
         compute_loss_func=mean_over_tokens,
         callbacks=[MarkComplete()],
     )
+    trainer.optimizer_cls_and_kwargs = own_optimizer(args)  # `Seq2SeqTrainer` does not take it as an argument
     report_by_lines(trainer)
     if args.process_index == 0:
         claim_folder(folder, identity, args.overwrite_output_dir)
@@ -199,7 +201,8 @@ def run_text_to_text(
 
 def run_identity(tasks_args: TaskArguments, model_args: ModelArguments, args: TextToTextArguments) -> dict[str, Any]:
     """The settings that decide the result."""
-    names = ("max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta2")
+    names = ["max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "optim_args", "weight_decay"]
+    names.append("adam_beta2")
     identity = asdict(tasks_args) | asdict(model_args) | {name: str(getattr(args, name)) for name in names}
     identity["seed"] = args.seed
     identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -246,7 +246,7 @@ def test_words_in_gaps(tokenizer):
     documents = encode(tokenizer.backend_tokenizer, TEXTS)
     model = Oracle(bert(tokenizer))
     model.answer = tokenizer.convert_tokens_to_ids("the")
-    shown = examples(model, tokenizer, documents, count=6, seed=1)
+    shown = examples(model, tokenizer, documents, True, count=6, seed=1)
     assert len(shown) == 6
     for text in shown:
         before, guesses = text.plain.split("\n")
@@ -254,7 +254,7 @@ def test_words_in_gaps(tokenizer):
         right = guesses.endswith("(the)")
         (style,) = {str(span.style) for span in text.spans if text.plain[span.start : span.end] == "the 100%"}
         assert style == ("bold green" if right else "red")
-    assert [t.plain for t in examples(model, tokenizer, documents, 6, seed=1)] == [t.plain for t in shown]
+    assert [t.plain for t in examples(model, tokenizer, documents, True, 6, seed=1)] == [t.plain for t in shown]
 
 
 def test_gaps_are_whole_words_inside_one_sentence():
@@ -276,12 +276,12 @@ def test_continuations(causal_tokenizer):
     config = GPT2Config(vocab_size=len(causal_tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     model = GPT2LMHeadModel(config)
     state = torch.get_rng_state()
-    shown = examples(model, causal_tokenizer, documents, count=2, seed=0)
+    shown = examples(model, causal_tokenizer, documents, False, count=2, seed=0)
     assert len(shown) == 2 and torch.equal(torch.get_rng_state(), state)
     assert any(text.plain.startswith(("The ", "A ")) for text in shown)
-    assert [t.plain for t in examples(model, causal_tokenizer, documents, 2, seed=0)] == [t.plain for t in shown]
+    assert [t.plain for t in examples(model, causal_tokenizer, documents, False, 2, seed=0)] == [t.plain for t in shown]
 
 
 def test_no_sentence_fits(tokenizer):
     documents = encode(tokenizer.backend_tokenizer, ["The cat."])
-    assert examples(BertForMaskedLM(bert(tokenizer)), tokenizer, documents) == []
+    assert examples(BertForMaskedLM(bert(tokenizer)), tokenizer, documents, True) == []

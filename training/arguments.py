@@ -29,6 +29,7 @@ from .lamb import LAMB
 from .learning_rates import learning_rates
 from .nested_arguments import MixtureArguments, as_text, read_nested, refuse_hidden, split_nested
 from .objective_arguments import parts_of, settings_from_arguments, settings_of
+from .optimizers import ADAFACTOR, ADAFACTOR_SETTINGS, own_optimizer
 from .phases import Defaults, PhaseArguments, mixture_of, phases_of, refuse_settings_of_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
@@ -46,6 +47,11 @@ DEFAULT_MODELS = {
 """Model by the name or the architecture of a single objective; "bert-tiny" for all others."""
 TINY, LARGER, CHECKPOINT = 3e-3, 5e-4, 5e-5
 """Learning rates where none is given: for tiny presets, other presets, and checkpoints, whose training goes on."""
+SCALED, SCALED_TINY = 1e-2, 2e-2
+"""The same for presets of `SCALED_FAMILIES`, where no optimizer is given either."""
+SCALED_FAMILIES = ("t5", "switch")
+"""Families trained with Adafactor that scales updates by the size of each tensor: AdamW's rates do not suit weights of
+sizes so unlike."""
 
 
 @dataclass
@@ -105,7 +111,8 @@ class PretrainingArguments(TrainingArguments):
     learning_rate: float = field(
         default=TINY,
         metadata={
-            "help": f"Highest learning rate, after warmup; {LARGER} for larger presets, {CHECKPOINT} for checkpoints."
+            "help": f"Highest learning rate, after warmup; {LARGER} for larger presets, {CHECKPOINT} for checkpoints; "
+            f"{SCALED_TINY} and {SCALED} for T5's presets with their own optimizer."
         },
     )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1 a share of the run."})
@@ -113,7 +120,13 @@ class PretrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
     optim: str = field(
         default=TrainingArguments.default_optim,
-        metadata={"help": "adamw_torch_fused, lamb, adafactor, sgd, …: lamb and all that transformers knows."},
+        metadata={
+            "help": "adamw_torch_fused, lamb, adafactor, sgd, …: lamb and all that transformers knows. Default for "
+            "T5's presets: adafactor with scale_parameter=true."
+        },
+    )
+    optim_args: str | None = field(
+        default=None, metadata={"help": f"name=value,name=value; of adafactor: {', '.join(ADAFACTOR_SETTINGS)}."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps."})
@@ -140,6 +153,7 @@ class PretrainingArguments(TrainingArguments):
         super().__post_init__()
         if lamb:
             self.optim = LAMB
+        own_optimizer(self)  # refuses settings that it does not have
 
 
 @dataclass
@@ -229,7 +243,7 @@ def _in_phases(
 def _implied(name: str, argv: list[str], config: str | None = None) -> list[str]:
     """Defaults that depend on other arguments."""
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
-    options = ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate")
+    options = ("model_name_or_path", "output_dir", "max_steps", "num_train_epochs", "learning_rate", "optim")
     for option in (*options, "tokenizer_name", "teacher", "student_layers", "peft"):
         peek.add_argument(f"--{option}", f"--{option.replace('_', '-')}")
     given = peek.parse_known_args(argv)[0]
@@ -244,8 +258,13 @@ def _implied(name: str, argv: list[str], config: str | None = None) -> list[str]
         nested = any(word.startswith(("--mixture", "--phases")) for word in argv)
         what = Path(config).stem if nested and config else re.sub(r"[^a-z0-9_+]+", "-", name).strip("-")
         implied += ["--output_dir", f"runs/{Path(model).name}-{what}"]
+    preset, tiny = model in list_presets(), model.endswith("-tiny")
+    scaled = preset and given.optim is None and model.rpartition("-")[0] in SCALED_FAMILIES
+    if scaled:
+        implied += ["--optim", ADAFACTOR, "--optim_args", "scale_parameter=true"]
     if given.learning_rate is None:
-        rate = (TINY if model.endswith("-tiny") else LARGER) if model in list_presets() else CHECKPOINT
+        rate = (TINY if tiny else LARGER) if preset else CHECKPOINT
+        rate = (SCALED_TINY if tiny else SCALED) if scaled else rate
         implied += ["--learning_rate", str(LARGER if given.peft else rate)]  # small updates take larger steps
     if given.num_train_epochs is not None and given.max_steps is None:
         implied += ["--max_steps", "-1"]

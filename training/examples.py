@@ -9,25 +9,28 @@ import numpy as np
 import torch
 from rich.text import Text
 
-from ..models.bidirectional import is_lifted
 from ..objectives import Documents, Vocabulary
 
 SHORTEST, LONGEST = 10, 32
 """Tokens of the sentences shown."""
 
 
-def examples(model: Any, tokenizer: Any, documents: Documents, count: int = 5, seed: int = 0) -> list[Text]:
-    """A few lines in colour for a plain masked or causal LM; none for other models or unfit documents."""
+def examples(
+    model: Any, tokenizer: Any, documents: Documents, fills: bool, count: int = 5, seed: int = 0
+) -> list[Text]:
+    """A few lines in colour; none for unfit documents.
+
+    Args:
+        model: a plain masked or causal LM.
+        fills: whether it puts words into gaps, or goes on with a text. Its class does not say: XLM's does either.
+    """
     model.eval()
-    if hasattr(model, "generate") and model.can_generate() and not is_lifted(model.config):
-        if model.config.is_encoder_decoder:
-            return []
-        return [continuation(model, tokenizer, ids, seed) for ids, _ in sentences(documents, tokenizer, count, seed)]
+    found = sentences(documents, tokenizer, count, seed)
+    if not fills:
+        return [continuation(model, tokenizer, ids, seed) for ids, _ in found]
     if tokenizer.mask_token_id is None:
         return []
-    return [
-        fill_mask(model, tokenizer, ids, gap) for ids, gap in sentences(documents, tokenizer, count, seed) if gap >= 0
-    ]
+    return [fill_mask(model, tokenizer, ids, gap) for ids, gap in found if gap >= 0]
 
 
 def sentences(documents: Documents, tokenizer: Any, count: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:

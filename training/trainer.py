@@ -23,9 +23,9 @@ from ..models.pretraining import PretrainingModel
 from ..objectives import Objective
 from .checkpoints import CheckpointingTrainer
 from .dataset import DrawCollator, EvaluationDataset, PretrainingDataset
-from .lamb import LAMB, Lamb
 from .learning_rates import scheduler_options
 from .memory import StreamMemory
+from .optimizers import own_optimizer, refuse_shards
 from .sharding import tied_weights_in_the_root
 from .sums import Sums
 from .throughput import Throughput
@@ -95,10 +95,11 @@ class PretrainingTrainer(CheckpointingTrainer):
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            optimizer_cls_and_kwargs=own_optimizer(args),
             **kwargs,
         )
-        if args.optim == LAMB and (self.is_deepspeed_enabled or self.is_fsdp_enabled and not self.accelerator.is_fsdp2):
-            raise ValueError("--optim lamb measures weight matrices, which DeepSpeed and FSDP1 flatten; use FSDP2")
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            refuse_shards(args, flattened=self.is_deepspeed_enabled or not self.accelerator.is_fsdp2)
         self.objective, self.terms = model.objective, model.terms
         self.learning_rates = learning_rates
         self.throughput = Throughput(model, train_dataset.length if train_dataset is not None else 0, args.device)
@@ -217,17 +218,6 @@ class PretrainingTrainer(CheckpointingTrainer):
         for name, parameter in model.named_parameters():
             networks.setdefault(model.network_of(name), []).append(parameter)
         return networks
-
-    @staticmethod
-    def get_optimizer_cls_and_kwargs(args, model=None):
-        """Class and settings of the optimizer that the arguments name; transformers' but for LAMB."""
-        if args.optim == LAMB:
-            return Lamb, {
-                "lr": args.learning_rate,
-                "betas": (args.adam_beta1, args.adam_beta2),
-                "eps": args.adam_epsilon,
-            }
-        return CheckpointingTrainer.get_optimizer_cls_and_kwargs(args, model)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, with parameter groups of its own for each network of the model."""
