@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..models.presets import list_presets
+from ..models.settings import check_checkpoint
 from ..objectives import Documents, Objective, Vocabulary
 from .arguments import ModelArguments, RunArguments
 from .dataset import EvaluationDataset, PretrainingDataset
@@ -62,8 +63,10 @@ class Data:
 
 def check_model_name(name: str) -> None:
     """Raise `ValueError`, with the nearest presets, for a name that is no preset, folder or model of the Hub."""
-    if "/" in name or name in list_presets() or Path(name).is_dir():
+    if name in list_presets() or Path(name).is_dir():
         return
+    if "/" in name:
+        return check_checkpoint(name, "--model_name_or_path")
     near = difflib.get_close_matches(name, list_presets(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"presets: {', '.join(list_presets())}."
     raise ValueError(f"there is no preset or folder {name!r}; {hint} A model of the Hub is written owner/name")
