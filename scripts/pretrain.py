@@ -31,6 +31,7 @@ from pretrain_zoo.training.baselines import component_baselines, pair_label_loss
 from pretrain_zoo.training.command_line import check_processes, run_command
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.examples import examples
+from pretrain_zoo.training.languages import codes_of, number_languages
 from pretrain_zoo.training.learning_rates import learning_rates
 from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
 from pretrain_zoo.training.prepare import (
@@ -78,6 +79,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             dtype=run.model.dtype,
             **run.model.overrides,
         )
+        languages = number_languages(codes_of(run), parts, run.model.overrides)
         objective.check(vocabulary, parts.config)
         if run.model.peft:
             parts = trained_backbone(parts, run.model)
@@ -85,9 +87,9 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     train_dataset: PretrainingDataset
     eval_dataset: EvaluationDataset
     if run.phases:
-        train_dataset, eval_dataset = get_phased_datasets(run, corpora, vocabulary)
+        train_dataset, eval_dataset = get_phased_datasets(run, corpora, vocabulary, languages)
     else:
-        train_dataset, eval_dataset = get_datasets(run, objective, corpora[""], vocabulary)
+        train_dataset, eval_dataset = get_datasets(run, objective, corpora[""], vocabulary, languages)
     corpus = corpus_summary(run, corpora)
     for text in dict.fromkeys(part.summary for part in corpora.values()):
         console.print(text, markup=False)

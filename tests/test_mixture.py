@@ -17,7 +17,7 @@ from pretrain_zoo.objectives import Mixture, Vocabulary, get_objective
 from pretrain_zoo.training.dataset import DrawCollator
 from pretrain_zoo.training.encode import encode
 from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
-from pretrain_zoo.training.mixture import Component, Phase, PhasedDataset, language_numbers
+from pretrain_zoo.training.mixture import Component, Phase, PhasedDataset
 from pretrain_zoo.training.quotas import Quotas, Weights
 from pretrain_zoo.training.tokenizer import train_tokenizer
 
@@ -346,8 +346,6 @@ def test_rows_of_one_language_say_which(text):
     tokenizer, vocabulary, one, two = text
     pairs = np.arange(len(two)).reshape(-1, 2)
     parallel = replace(two, translations=pairs, languages=np.tile(np.array([0, 1], np.int16), len(pairs)))
-    parallel = language_numbers(parallel, (2, 0))
-    assert parallel.languages[:2].tolist() == [2, 0]
     mono = Component("ko", get_objective("mlm"), LENGTH, one, one, (2,))
     both = Component("tlm", get_objective("tlm"), 32, parallel, parallel, (2, 0), order=1)
     for mixing in ("example", "batch"):

@@ -84,6 +84,11 @@ class CorpusArguments:
         default=None, metadata={"help": "Number of processes that tokenize (default: this one, with threads)."}
     )
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO 639 code of each text of a row."""
+        return tuple(names(self.language))
+
     def open(self, corpus: str | None = None) -> Corpus:
         """The corpus `corpus` (by default, the one to train on), read with these settings."""
         return open_corpus(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ..objectives import Documents, Draws, Objective, Term, Vocabulary
 from ..objectives.collator import pad_columns, to_tensors
+from .languages import with_languages
 
 
 @dataclass
@@ -34,6 +35,7 @@ class PretrainingDataset(Dataset):
         global_batch: rows per optimizer step over all processes and accumulation steps.
         max_steps: optimizer steps of the run.
         seed: of order and noise.
+        languages: see `with_languages`.
 
     Attributes:
         identity: what decides which draws the run makes; equal for equal draws.
@@ -49,7 +51,9 @@ class PretrainingDataset(Dataset):
         global_batch: int,
         max_steps: int,
         seed: int = 0,
+        languages: Sequence[int] = (),
     ):
+        self.languages = languages
         self.objective, self.vocabulary, self.length = objective, vocabulary, length
         self.global_batch, self.max_steps = global_batch, max_steps
         self.source = objective.source(documents, vocabulary, length=length, seed=seed, global_batch=global_batch)
@@ -67,7 +71,7 @@ class PretrainingDataset(Dataset):
     def __getitems__(self, numbers: list[int]) -> DrawnRows:
         index = np.asarray(numbers, np.int64)
         draws = self.source.draws(index, index // self.global_batch / self.max_steps)
-        return DrawnRows(self.source.rows(draws), draws)
+        return DrawnRows(with_languages(self.source.rows(draws), self.languages), draws)
 
     def __getitem__(self, number: int) -> DrawnRows:
         return self.__getitems__([number])
@@ -112,7 +116,9 @@ class EvaluationDataset(Dataset):
         seed: int = 0,
         max_rows: int | None = None,
         global_batch: int = 1,
+        languages: Sequence[int] = (),
     ):
+        self.languages = languages
         self.objective, self.vocabulary, self.seed = objective, vocabulary, seed
         self.plan = objective.plan(documents, vocabulary, length=length, seed=seed, epoch=0, global_batch=global_batch)
         count = len(self.plan)
@@ -132,9 +138,10 @@ class EvaluationDataset(Dataset):
         return len(self.examples)
 
     def __getitems__(self, numbers: list[int]) -> DrawnRows:
-        example = self.examples[np.asarray(numbers, np.int64)]
-        draws = Draws.of(self.seed, example, 0, example)
-        return DrawnRows(self.plan.rows(example), draws)
+        index = np.asarray(numbers, np.int64)
+        example = self.examples[index]
+        draws = Draws.of(self.seed, index, 0, example)
+        return DrawnRows(with_languages(self.plan.rows(example), self.languages), draws)
 
     def __getitem__(self, number: int) -> DrawnRows:
         return self.__getitems__([number])

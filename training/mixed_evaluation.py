@@ -9,7 +9,8 @@ import numpy as np
 from ..objectives import Draws
 from ..objectives.mixture import MixedRows
 from .dataset import DrawnRows, EvaluationDataset
-from .mixture import Component, PhasedDataset, Stretch, with_language
+from .languages import with_languages
+from .mixture import Component, PhasedDataset, Stretch
 
 
 class MixedEvaluationDataset(EvaluationDataset):
@@ -52,9 +53,9 @@ class MixedEvaluationDataset(EvaluationDataset):
         c = int(np.searchsorted(self._begins, index[0], "right")) - 1
         drawn = self.parts[c].__getitems__((index - self._begins[c]).tolist())
         component = self.run.components[c]
-        rows = with_language(drawn.rows, component)
-        example = drawn.draws.example
-        return DrawnRows(MixedRows(c, {c: rows}), Draws.of(self.seed, example, 0, example, component=c))
+        rows = with_languages(drawn.rows, component.languages)
+        draws = Draws.of(self.seed, drawn.draws.number, 0, drawn.draws.example, component=c)
+        return DrawnRows(MixedRows(c, {c: rows}), draws)
 
     def shown(self) -> list[tuple[Component, range]]:
         """The phase's components, each with the numbers of its rows."""
@@ -68,11 +69,12 @@ class MixedEvaluationDataset(EvaluationDataset):
         return found
 
     def loss_of(self, means: dict[str, float], terms: Any, progress: float) -> float:
-        """The loss of the mixture: each component's by its weight at this step."""
+        """The loss of the mixture: each component's by its weight at this step, and those of routers."""
         stretch = self._stretch
         step = np.array([min(max(self._step - 1, 0), self.run.max_steps - 1)])
-        weights = stretch.phase.weights.at(stretch.progress(step, self.run.max_steps))[0]
-        total = 0.0
+        weights = stretch.weights(step)[0]
+        routers = terms.keys() - self.objective.terms
+        total = sum(terms[name].weight_at(progress) * means.get(f"{name}_loss", 0.0) for name in routers)
         for component, weight in zip(stretch.phase.components, weights):
             for name, term in component.objective.terms.items():
                 total += weight * term.weight_at(progress) * means.get(f"{component.name}.{name}_loss", 0.0)

@@ -8,7 +8,7 @@ component and example of a draw are found by arithmetic: resuming is setting a n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from ..objectives import Documents, Draws, Objective, Vocabulary, keyed
 from ..objectives.mixture import MixedRows, Mixture
-from ..objectives.ragged import Ragged
 from .dataset import DrawnRows, PretrainingDataset
+from .languages import with_languages
 from .phases import mixture_of
 from .quotas import Quotas, Weights
 
@@ -61,7 +61,8 @@ class Phase:
         components: what it draws from.
         weights: shares of the components.
         mixing: "example": each draw is of its own component. "batch": all draws of an optimizer step are of one.
-        own_progress: whether schedules (of weights, of a masking rate) run over the phase, rather than over the run.
+        own_progress: whether schedules (of a masking rate) run over the phase, rather than over the run.
+        own_weights: the same of weights.
     """
 
     name: str
@@ -71,28 +72,36 @@ class Phase:
     weights: Weights
     mixing: Literal["example", "batch"] = "example"
     own_progress: bool = False
+    own_weights: bool = False
 
 
 class Stretch:
     """A phase, placed in the run: its draws by number."""
 
     def __init__(self, phase: Phase, ids: list[int], first_step: int, run: PhasedDataset):
-        self.phase, self.ids, self.first_step = phase, ids, first_step
+        self.phase, self.ids, self.first_step, self.max_steps = phase, ids, first_step, run.max_steps
         self.batch = phase.rows * run.micro_batches
         self.last_step = first_step + phase.steps
         self.by_batch = phase.mixing == "batch" or len(ids) == 1
-        shift, whole = (0, phase.steps) if phase.own_progress else (first_step, run.max_steps)
         steps = min(BLOCK_STEPS, phase.steps) if self.by_batch else 1
         steps *= max(1, -(-phase.steps * len(ids) // (TABLE * steps)))
         begins = np.arange(0, phase.steps, steps)
-        shares = phase.weights.at((shift + begins) / whole)
-        self.quotas = Quotas(shares, steps if self.by_batch else steps * self.batch, run.key_of(first_step))
+        middles = (begins + np.minimum(begins + steps, phase.steps) - 1) / 2  # mean of a block's steps
+        unit = 1 if self.by_batch else self.batch
+        shares = self.weights(first_step + middles)
+        self.quotas = Quotas(shares, steps * unit, run.key_of(first_step), phase.steps * unit)
 
-    def progress(self, step: np.ndarray, max_steps: int) -> np.ndarray:
+    def progress(self, step: np.ndarray) -> np.ndarray:
         """What schedules read at these steps of the run."""
-        if self.phase.own_progress:
-            return (step - self.first_step) / self.phase.steps
-        return step / max_steps
+        return self._share(step, self.phase.own_progress)
+
+    def weights(self, step: np.ndarray) -> np.ndarray:
+        """float64 `[N, C]`: shares of the phase's components at these steps of the run."""
+        return self.phase.weights.at(self._share(step, self.phase.own_weights))
+
+    def _share(self, step: np.ndarray, own: bool) -> np.ndarray:
+        """The part of the phase, if `own`, or else of the run, that lies before these steps."""
+        return (step - self.first_step) / self.phase.steps if own else step / self.max_steps
 
     def locate(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(component of the run, how many of its draws in this phase came before) of draws of this phase."""
@@ -131,8 +140,9 @@ class PhasedDataset(PretrainingDataset):
         if empty or not phases:
             raise ValueError(f"the phase {empty[0]} has no steps" if empty else "a run needs a phase")
         self.phases, self.vocabulary, self.seed, self.micro_batches = list(phases), vocabulary, seed, micro_batches
-        self.components = list({c.name: c for phase in phases for c in phase.components}.values())
         self.objective: Mixture = mixture_of(self.phases)
+        components = {c.name: c for phase in phases for c in phase.components}
+        self.components = [components[name] for name in self.objective.names]
         self.length = max(component.length for component in self.components)
         self.rows = max(phase.rows for phase in phases)
         self.global_batch = self.rows * micro_batches
@@ -178,8 +188,8 @@ class PhasedDataset(PretrainingDataset):
             for c in self.components
         }
         phases = [
-            [s.phase.name, s.phase.steps, s.batch, s.phase.mixing, s.phase.own_progress, repr(s.phase.weights)]
-            for s in self.stretches
+            [p.name, p.steps, s.batch, p.mixing, p.own_progress, p.own_weights, repr(p.weights)]
+            for s, p in zip(self.stretches, self.phases)
         ]
         return {"components": components, "phases": phases, "seed": self.seed}
 
@@ -220,14 +230,14 @@ class PhasedDataset(PretrainingDataset):
         place = self.stretches.index(stretch)
         number = self._begins[place] + draw
         index = self._starts[place][component] + before
-        progress = stretch.progress(step, self.max_steps)
+        progress = stretch.progress(step)
         epoch, example = np.zeros((2, len(draw)), np.int64)
         parts = {}
         for c in np.unique(component).tolist():
             of = np.flatnonzero(component == c)
             source = self._sources[c]
             own = source.draws(index[of], progress[of])
-            parts[c] = with_language(source.rows(own), self.components[c])
+            parts[c] = with_languages(source.rows(own), self.components[c].languages)
             epoch[of], example[of] = own.epoch, own.example
         group = self._group(stretch, component)
         return DrawnRows(MixedRows(group, parts), Draws.of(self.seed, number, epoch, example, progress, component))
@@ -253,18 +263,3 @@ class PhasedDataset(PretrainingDataset):
         self.check_identity(state["identity"])
         for component, source in zip(self.components, self._sources):
             source.restore(state["source"][component.name])
-
-
-def with_language(rows: dict[str, Any], component: Component) -> dict[str, Any]:
-    """Rows of a component of one known language, with the column `langs` that rows of translations have."""
-    if len(component.languages) != 1 or "langs" in rows:
-        return rows
-    ids: Ragged = rows["input_ids"]
-    return {**rows, "langs": ids.with_values(np.full(len(ids.values), component.languages[0]))}
-
-
-def language_numbers(documents: Documents, languages: Sequence[int]) -> Documents:
-    """Documents whose languages 0 and 1, of parallel text, have the numbers that they have in the whole mixture."""
-    if documents.languages is None or not languages:
-        return documents
-    return replace(documents, languages=np.asarray(languages, np.int16)[documents.languages])

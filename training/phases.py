@@ -22,6 +22,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_type_hints
 
+import numpy as np
+
 from ..objectives import Mixture, Objective, get_objective
 from .corpora import CorpusArguments
 from .nested_arguments import as_text
@@ -56,7 +58,7 @@ class ComponentArguments:
     @property
     def languages(self) -> tuple[str, ...]:
         """ISO 639 code of each text of a row."""
-        return tuple(code.strip() for code in self.corpus.language.split(","))
+        return self.corpus.languages
 
     @property
     def order(self) -> tuple:
@@ -77,7 +79,8 @@ class PhaseArguments:
         components: what it draws from.
         mixing, alpha: see `MixtureArguments`.
         rate: learning-rate settings of a stretch of its own; `None`: one schedule spans the run.
-        own_progress: whether schedules run over the phase: it has settings of the objective, or weights that move.
+        own_progress: whether the objective's schedules run over the phase, which has settings of it, not over the run.
+        own_weights: whether weights and `alpha` move over the phase, which has some of its own, not over the run.
     """
 
     name: str
@@ -88,11 +91,16 @@ class PhaseArguments:
     alpha: tuple[float, float] | None
     rate: dict[str, Any] | None
     own_progress: bool
+    own_weights: bool
 
 
 def mixture_of(phases: Sequence[Any]) -> Mixture:
-    """The objective that a run of these phases trains."""
-    components = {c.name: c.objective for phase in phases for c in phase.components}
+    """The objective that a run of these phases trains; its components in the order of their last phases."""
+    components: dict[str, Objective] = {}
+    for phase in phases:
+        for component in phase.components:
+            components.pop(component.name, None)
+            components[component.name] = component.objective
     together = [
         tuple(c.name for c in phase.components)
         for phase in phases
@@ -160,8 +168,9 @@ def phases_of(nested: Mapping[str, Mapping[str, dict]], run: Defaults) -> tuple[
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
         rate = {key: phase[key] for key in RATE if key in phase} if own_rates else None
-        moving = "sampling_alpha" in phase or any("weight" in e or _of_objective(e) for e in (phase, *own.values()))
-        phases.append(PhaseArguments(name, steps[name], rows, components, mixing, alpha, rate, moving))
+        moving = any(map(_of_objective, (phase, *own.values())))
+        weighed = "sampling_alpha" in phase or any("weight" in entry for entry in own.values())
+        phases.append(PhaseArguments(name, steps[name], rows, components, mixing, alpha, rate, moving, weighed))
     return _named(phases, bool(nested["mixture"]))
 
 
@@ -258,7 +267,8 @@ def _definition(component: ComponentArguments) -> str:
 
 
 def _steps(written: Mapping[str, Any], total: int | None) -> dict[str, int]:
-    """Steps of each phase: whole numbers, shares below 1 of `total`, and the rest for one that says nothing.
+    """Steps of each phase: whole numbers, shares below 1 of `total`, and the rest for one that says nothing. Shares are
+    rounded so that all phases together have `total` steps.
 
     Raises `ValueError` for steps that are not positive, or do not add up to `total` (`None`: whatever they add up to).
     """
@@ -279,14 +289,16 @@ def _steps(written: Mapping[str, Any], total: int | None) -> dict[str, int]:
         exact[name] = total - sum(exact.values())
     if abs(sum(exact.values()) - total) > 0.5:
         raise ValueError(f"the steps of the phases add up to {sum(exact.values()):g}, and max_steps is {total}")
-    steps, begin, done = {}, 0.0, 0
+    numbers = {name: int(value) for name, value in written.items() if value is not None and value >= 1}
+    shares = [name for name in written if name not in numbers]
+    ends = np.cumsum([exact[name] for name in shares]).round().astype(int).tolist()
+    if ends:
+        ends[-1] = total - sum(numbers.values())
+    steps = numbers | {name: end - begin for name, begin, end in zip(shares, [0, *ends], ends)}
     for name in written:
-        begin += exact[name]
-        steps[name] = round(begin) - done
-        done = round(begin)
         if steps[name] < 1:
             raise ValueError(f"phases.{name} has no steps: {exact[name]:g} of {total}; raise max_steps or its share")
-    return steps
+    return {name: steps[name] for name in written}
 
 
 def pair(value: Any, name: str) -> tuple[float, float] | None:

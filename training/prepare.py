@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -25,7 +25,7 @@ from .dataset import EvaluationDataset, PretrainingDataset
 from .documents import load_documents
 from .embedded import text_hash
 from .mixed_evaluation import MixedEvaluationDataset
-from .mixture import Component, Phase, PhasedDataset, language_numbers
+from .mixture import Component, Phase, PhasedDataset
 from .quotas import Weights
 from .survey import summary, survey
 from .tokenizer import train_tokenizer
@@ -159,20 +159,18 @@ def corpus_summary(run: RunArguments, data: dict[str, Data]) -> dict[str, Any]:
 
 
 def get_phased_datasets(
-    run: RunArguments, data: dict[str, Data], vocabulary: Vocabulary
+    run: RunArguments, data: dict[str, Data], vocabulary: Vocabulary, languages: Mapping[str, int]
 ) -> tuple[PhasedDataset, MixedEvaluationDataset]:
     """As `get_datasets`, for a run of several phases or components."""
     args = run.training
     seed = args.seed if args.data_seed is None else args.data_seed
     arguments = {c.name: c for phase in run.phases for c in phase.components}
-    codes = list(dict.fromkeys(code for c in arguments.values() for code in c.languages))
     orders = list(dict.fromkeys(c.order for c in arguments.values()))
     components = {}
     for name, c in arguments.items():
-        languages = tuple(map(codes.index, c.languages)) if len(codes) > 1 else ()
-        text, held_out = (language_numbers(part, languages) for part in (data[name].train, data[name].held_out))
-        order = orders.index(c.order)
-        components[name] = Component(name, c.objective, c.max_seq_length, text, held_out, languages, order)
+        numbers = tuple(languages[code] for code in c.languages) if languages else ()
+        text, order = data[name], orders.index(c.order)
+        components[name] = Component(name, c.objective, c.max_seq_length, text.train, text.held_out, numbers, order)
     phases = []
     for phase in run.phases:
         own = phase.components
@@ -184,16 +182,24 @@ def get_phased_datasets(
             phase.alpha,
         )
         drawn = tuple(components[c.name] for c in own)
-        phases.append(Phase(phase.name, phase.steps, phase.rows, drawn, weights, phase.mixing, phase.own_progress))
+        moving = phase.own_progress, phase.own_weights
+        phases.append(Phase(phase.name, phase.steps, phase.rows, drawn, weights, phase.mixing, *moving))
     micro_batches = args.gradient_accumulation_steps * args.world_size
     train = PhasedDataset(phases, vocabulary, micro_batches=micro_batches, seed=seed)
     return train, MixedEvaluationDataset(train, max_rows=args.max_eval_samples, seed=seed)
 
 
 def get_datasets(
-    run: RunArguments, objective: Objective, data: Data, vocabulary: Vocabulary
+    run: RunArguments,
+    objective: Objective,
+    data: Data,
+    vocabulary: Vocabulary,
+    languages: Mapping[str, int] | None = None,
 ) -> tuple[PretrainingDataset, EvaluationDataset]:
-    """The draws of the run and its held-out examples; sets `max_steps` from epochs where those were given."""
+    """The draws of the run and its held-out examples; sets `max_steps` from epochs where those were given.
+
+    `languages` are those of `number_languages`.
+    """
     args = run.training
     length, seed = run.model.max_seq_length, args.seed if args.data_seed is None else args.data_seed
     global_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -205,6 +211,7 @@ def get_datasets(
         plan = objective.plan(data.train, vocabulary, length=length, seed=seed, epoch=0, global_batch=global_batch)
         args.max_steps = math.ceil(args.num_train_epochs * len(plan) / global_batch)
     sizes: dict[str, Any] = {"length": length, "seed": seed, "global_batch": global_batch}
+    sizes["languages"] = tuple(languages[code] for code in run.corpus.languages) if languages else ()
     train = PretrainingDataset(objective, data.train, vocabulary, max_steps=args.max_steps, **sizes)
     held_out = EvaluationDataset(objective, data.held_out, vocabulary, max_rows=args.max_eval_samples, **sizes)
     return train, held_out
