@@ -59,7 +59,8 @@ def sample_masked_diffusion(
             chance = torch.rand(ids.shape, generator=generator, device=ids.device)
             fill = masked & (chance < 1 / left)
         else:
-            confidence = probabilities.gather(-1, drawn[..., None])[..., 0].masked_fill(~masked, -1.0)
+            sure = probabilities if temperature in (0, 1) else torch.softmax(logits, -1)  # as LLaDA: before tempering
+            confidence = sure.gather(-1, drawn[..., None])[..., 0].masked_fill(~masked, -1.0)
             rank = confidence.argsort(1, descending=True).argsort(1)
             fill = masked & (rank < (masked.sum(1, keepdim=True) / left).ceil())
         ids = torch.where(fill, drawn, ids)

@@ -24,22 +24,17 @@ import numpy as np
 import torch
 
 from .base import Column, Columns, Draws, Objective, Term
-from .causal import CausalLM
 from .collator import INTERNAL
-from .losses import token_losses
-from .mlm import MaskedLM
+from .mixed_losses import by_share_of_rows, pooled_counts, pooled_losses
 from .prefix_lm import PADDING_RANK
 from .ragged import Ragged
-from .sentence_pairs import SentencePairs
 from .seq2seq import Seq2SeqObjective
+from .sharing import check_batch, check_model, is_plain, reset_positions_of
 from .source import stack_rows
-from .translation import TranslationLM
 from .vocabulary import Vocabulary
 
 GROUP = "components_"
 """Begin of the name of the column that says which component each row is of; the group's number follows."""
-PLAIN_LOSSES = (MaskedLM.loss, CausalLM.loss, Seq2SeqObjective.loss)
-"""Losses that are a cross-entropy over `label_ids` and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,8 @@ class Mixture(Objective):
 
     *Loss.* Terms of one name are one term: sums and counts of all components that have it are added up, as if one
     objective read a mixed corpus. Where a step mixes objectives with unlike terms, each term counts by the share of the
-    step's rows that have it. Metrics are told by component: `en.mlm_loss`, `en.accuracy`.
+    step's rows that have it. Metrics are told by component: `en.mlm_loss`, `en.accuracy`; only where an objective whose
+    loss is more than a cross-entropy (`rtd`, `diffusion`) reads several corpora in one batch, they are told together.
 
     *Model.* Objectives of one kind train the model of that kind. Masked and causal LMs can share one: then every row
     says by ranks what its tokens may see (`models.ranked_attention`), a causal LM's rows from left to right, and the
@@ -84,21 +80,21 @@ class Mixture(Objective):
     def __post_init__(self):
         if not self.components:
             raise ValueError("a mixture needs a component")
-        ranked = _check(self.components)
         objectives = list(self.components.values())
+        ranked = check_model(objectives)
         described = {
             "name": ", ".join(f"{name}: {objective.name}" for name, objective in self.components.items()),
             "summary": "; ".join(dict.fromkeys(objective.summary for objective in objectives)),
             "architecture": "masked_lm" if ranked else objectives[0].architecture,
             "ranked": ranked,
-            "reset_positions": any(getattr(o, "reset_positions", False) is not False for o in objectives),
+            "reset_positions": reset_positions_of(objectives),
             "document_attention": any(getattr(objective, "document_attention", False) for objective in objectives),
             "needs": tuple(dict.fromkeys(token for objective in objectives for token in objective.needs)),
         }
         for name, value in described.items():
             object.__setattr__(self, name, value)
         for names in self.together:
-            self._check_together(names)
+            check_batch([self.components[name] for name in names])
 
     def __getattr__(self, name: str) -> Any:
         """Settings that a model reads of its objective; models that read any have only equal objectives."""
@@ -180,7 +176,7 @@ class Mixture(Objective):
         if self.ranked and "attention_ranks" not in columns:
             causal = objective.architecture == "causal_lm"
             columns["attention_ranks"] = ids.with_values(ids.positions if causal else np.zeros(len(ids.values), int))
-        if self.reset_positions and "position_ids" not in columns:
+        if self.reset_positions is not False and "position_ids" not in columns:
             columns["position_ids"] = ids.with_values(ids.positions)
         return columns
 
@@ -191,40 +187,13 @@ class Mixture(Objective):
         name = next(name for name in batch if name.startswith(GROUP))
         return self.groups[int(name.removeprefix(GROUP))], batch[name]
 
+    def _first(self, group: tuple[int, ...]) -> Objective:
+        """The group's first objective; where losses are not told by token, the others are equal to it."""
+        return self.components[self.names[group[0]]]
+
     def _by_token(self, group: tuple[int, ...]) -> bool:
         """Whether the batch's losses are told by the component of each label."""
-        return len(group) > 1 and all(_is_plain(self.components[self.names[c]]) for c in group)
-
-    def _per_component(self, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Sum of `values` for each component."""
-        zeros = torch.zeros(len(self.names), dtype=values.dtype, device=values.device)
-        return zeros.index_add(0, index, values)
-
-    def counts(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Denominators of the terms in the batch; where rows have unlike terms also the rows of each, and of all."""
-        group, component = self._group(batch)
-        if not self._by_token(group):
-            return self.components[self.names[group[0]]].counts(batch)
-        labels = self._per_component(batch["label_components"], (batch["label_ids"] != -100).long())
-        found = {term: torch.stack([labels[c] for c in of]).sum() for term, of in self._terms(group).items()}
-        if len(found) > 1:
-            rows = self._per_component(component, torch.ones_like(component))
-            found |= {_rows(term): torch.stack([rows[c] for c in of]).sum() for term, of in self._terms(group).items()}
-            found[_rows("")] = rows.sum()
-        return found
-
-    def label_weights(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Those of the batch's component; plain losses have none."""
-        group, _ = self._group(batch)
-        return None if self._by_token(group) else self.components[self.names[group[0]]].label_weights(batch)
-
-    def denominators(self, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Counts of a step, those of terms that only a part of its rows have raised by one over that part."""
-        total = counts.get(_rows(""))
-        if total is None:
-            return counts
-        rows = {term: counts[_rows(term)] for term in self.terms if _rows(term) in counts}
-        return counts | {t: counts[t] * total / torch.where(number > 0, number, 1) for t, number in rows.items()}
+        return len(group) > 1 and all(is_plain(self.components[self.names[c]]) for c in group)
 
     def _terms(self, group: tuple[int, ...]) -> dict[str, list[int]]:
         """Components of the group that have each term."""
@@ -234,13 +203,28 @@ class Mixture(Objective):
                 terms.setdefault(term, []).append(component)
         return terms
 
+    def counts(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Denominators of the terms in the batch; where rows have unlike terms also the rows of each, and of all."""
+        group, component = self._group(batch)
+        if self._by_token(group):
+            return pooled_counts(self._terms(group), batch, component)
+        return self._first(group).counts(batch)
+
+    def label_weights(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Those of the batch's component; plain losses have none."""
+        group, _ = self._group(batch)
+        return None if self._by_token(group) else self._first(group).label_weights(batch)
+
+    def denominators(self, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Counts of a step, those of terms that only a part of its rows have raised by one over that part."""
+        return by_share_of_rows(counts)
+
     def loss(self, outputs, batch):
         """Sums of the terms in the batch; each component's losses and metrics under its name."""
         group, _ = self._group(batch)
         if self._by_token(group):
-            return self._token_loss(group, outputs, batch)
-        name = self.names[group[0]]
-        objective = self.components[name]
+            return pooled_losses(self._terms(group), self.names, outputs["logits"], batch)
+        objective, name = self._first(group), self.names[group[0]]
         sums, metrics = objective.loss(outputs, batch)
         if len(group) > 1:
             return sums, metrics
@@ -248,21 +232,6 @@ class Mixture(Objective):
         losses = {term: (total, counts[term]) for term, total in sums.items() if term in counts}
         named = {f"{name}.{term}_loss": (total.detach(), count) for term, (total, count) in losses.items()}
         return sums, named | {f"{name}.{metric}": value for metric, value in metrics.items()}
-
-    def _token_loss(self, group, outputs, batch):
-        """As `loss`, for plain losses of several components in one batch."""
-        logits, labels, component = outputs["logits"], batch["label_ids"], batch["label_components"]
-        losses = self._per_component(component, token_losses(logits, labels))
-        terms = self._terms(group)
-        with torch.no_grad():
-            counts = self._per_component(component, (labels != -100).long())
-            correct = self._per_component(component, ((logits.argmax(-1) == labels) & (labels != -100)).long())
-        metrics = {}
-        for term, of in terms.items():
-            for c in of:
-                metrics[f"{self.names[c]}.{term}_loss"] = (losses[c].detach(), counts[c])
-                metrics[f"{self.names[c]}.accuracy"] = (correct[c], counts[c])
-        return {term: torch.stack([losses[c] for c in of]).sum() for term, of in terms.items()}, metrics
 
     # model
 
@@ -272,102 +241,10 @@ class Mixture(Objective):
 
     def build(self, backbone, vocabulary):
         """The model that all components train."""
-        objectives = list(self.components.values())
-        if self.ranked:
-            from ..models.bidirectional import is_causal_only
-            from ..models.ranked_attention import RankedAttentionModel
+        from ..models.mixed_model import build_mixed_model
 
-            masked = not is_causal_only(backbone.config)
-            object.__setattr__(self, "architecture", "masked_lm" if masked else "causal_lm")
-            model = RankedAttentionModel.build(self, backbone, vocabulary)
-            if not masked and objectives[-1].architecture == "masked_lm":
-                model.config.is_causal = False  # stock classes, which know no ranks, read in both directions then
-            return model
-        if any(isinstance(objective, TranslationLM) for objective in objectives):
-            from ..models.translation import TranslationModel
-
-            return TranslationModel.build(self, backbone, vocabulary)
-        pairs = [part for objective in objectives for part in _parts(objective) if isinstance(part, SentencePairs)]
-        if pairs:
-            from ..models.sentence_pairs import build_pair_model
-
-            return build_pair_model(self, backbone, vocabulary, pairs[0].num_labels)
-        if all(type(objective).build is Objective.build for objective in objectives):
-            return super().build(backbone, vocabulary)
-        self.check(vocabulary, backbone.config)
-        model = objectives[0].build(backbone, vocabulary)
-        model.objective = self
-        return model
+        return build_mixed_model(self, backbone, vocabulary)
 
     def export(self, model):
         """What the first component exports."""
         return next(iter(self.components.values())).export(model)
-
-    def _check_together(self, names: tuple[str, ...]) -> None:
-        """Raise `ValueError` unless these components can share a batch."""
-        objectives = [self.components[name] for name in names]
-        strangers = [o.name for o in objectives if not _is_plain(o)]
-        if strangers and any(objective != objectives[0] for objective in objectives):
-            raise ValueError(
-                f"{' and '.join(dict.fromkeys(o.name for o in objectives))} cannot share a batch: {strangers[0]} has a "
-                "loss of its own kind; mix them by batch (mixing: batch)"
-            )
-
-
-def _rows(term: str) -> str:
-    """Name of the count of rows that have a term; of all rows for ""."""
-    return f"rows of {term}" if term else "rows"
-
-
-def _is_plain(objective: Objective) -> bool:
-    """Whether the loss is a cross-entropy over `label_ids` alone."""
-    plain = type(objective).loss in PLAIN_LOSSES and type(objective).counts is Objective.counts
-    return plain and len(objective.terms) == 1
-
-
-def _parts(objective: Objective) -> tuple[Objective, ...]:
-    return getattr(objective, "parts", (objective,))
-
-
-def _kind(objective: Objective) -> str | None:
-    """What the model of an objective is shared by; `None`: by equal objectives only."""
-    if isinstance(objective, Seq2SeqObjective):
-        return "seq2seq"
-    if isinstance(objective, TranslationLM):
-        return "masked_lm, positions"
-    if any(isinstance(part, SentencePairs) for part in _parts(objective)):
-        return "masked_lm, pairs"
-    if "attention_ranks" in objective.columns:
-        return "ranks"
-    return objective.architecture if type(objective).build is Objective.build else None
-
-
-def _check(components: Mapping[str, Objective]) -> bool:
-    """Whether the model attends by rank. Raises `ValueError`, saying why, for objectives that cannot share a model."""
-    objectives = list(components.values())
-    whole = " and ".join(dict.fromkeys(objective.name for objective in objectives))
-    kinds = {_kind(objective) for objective in objectives}
-    ranked = "ranks" in kinds or {"masked_lm", "causal_lm"} <= kinds
-    equal = all(objective == objectives[0] for objective in objectives)
-    if None in kinds and not equal:
-        stranger = next(o for o in objectives if _kind(o) is None)
-        raise ValueError(f"{stranger.name} trains a model of its own kind and cannot be mixed ({whole})")
-    encoders = all(kind is not None and kind.startswith("masked_lm") for kind in kinds)
-    if not kinds <= {"ranks", "masked_lm", "causal_lm"} and len(kinds - {"masked_lm"} if encoders else kinds) > 1:
-        raise ValueError(f"{whole} train models of unlike kinds and cannot be mixed; train them one after another")
-    labels = {part.num_labels for o in objectives for part in _parts(o) if isinstance(part, SentencePairs)}
-    if len(labels) > 1:
-        raise ValueError(f"{whole} sort pairs into unlike numbers of classes and cannot share a head")
-    if ranked and any(getattr(objective, "document_attention", False) for objective in objectives):
-        raise ValueError("document_attention has a mask of its own, and masked and causal LMs share one by ranks")
-    terms: dict[str, Term] = {}
-    for objective in objectives:
-        for name, term in objective.terms.items():
-            if callable(term.weight) and not equal or terms.setdefault(name, term) != term:
-                raise ValueError(f"{whole} give the term {name} unlike weights; make them equal")
-    columns: dict[str, Column] = {}
-    for objective in objectives:
-        for name, column in objective.columns.items():
-            if columns.setdefault(name, column) != column:
-                raise ValueError(f"{whole} lay out the column {name} in unlike ways and cannot be mixed")
-    return ranked

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -174,6 +175,13 @@ def get_phased_datasets(
     phases = []
     for phase in run.phases:
         own = phase.components
+        kinds = Counter(c.objective_name for c in own)
+        unknown = [c.name for c in own if kinds[c.objective_name] > 1 and data[c.name].train.windowed]
+        if phase.alpha is not None and unknown:
+            raise ValueError(
+                f"sampling_alpha draws corpora by size, and that of {unknown[0]}, read in windows, is not known; "
+                "give weights in place of sampling_alpha, or leave window_characters out"
+            )
         weights = Weights(
             tuple(c.weight[0] for c in own),
             tuple(c.weight[1] for c in own),

@@ -71,16 +71,20 @@ class Quotas:
         shares: float64 `[B, C]`, shares in each block.
         size: units of a block.
         key: of the shuffle.
+        units: of all blocks; the last has what the others leave. `None`: it is as large as they are.
     """
 
-    def __init__(self, shares: np.ndarray, size: int, key: np.ndarray):
+    def __init__(self, shares: np.ndarray, size: int, key: np.ndarray, units: int | None = None):
         self.size, self.key = size, key
         blocks = len(shares)
+        self.sizes = np.full(blocks, size)
+        self.sizes[-1] = size if units is None else units - (blocks - 1) * size
         shift = keyed.combine(key, QUOTA) + np.arange(blocks, dtype=np.uint64) * keyed.GOLDEN
         shift = ((shift >> np.uint64(12)) + 0.5) * 2.0**-52
-        edges = np.round(np.cumsum(shares, 1) * size, 9)
-        self.edges = np.clip(np.ceil(edges - shift[:, None]), 0, size).astype(np.int64)  # [B, C], ends in each block
-        self.edges[:, -1] = size
+        size_of = self.sizes[:, None]
+        edges = np.round(np.cumsum(shares, 1) * size_of, 9)
+        self.edges = np.clip(np.ceil(edges - shift[:, None]), 0, size_of).astype(np.int64)  # [B, C], ends in each block
+        self.edges[:, -1] = self.sizes
         quotas = np.diff(self.edges, axis=1, prepend=0)
         self.before = np.concatenate([np.zeros((1, shares.shape[1]), np.int64), np.cumsum(quotas, 0)])
 
@@ -90,7 +94,7 @@ class Quotas:
         if self.edges.shape[1] == 1:
             return np.zeros_like(units), units
         block, place = np.divmod(units, self.size)
-        slot = shuffled(place, np.full(len(place), self.size), keyed.combine(self.key, block))
+        slot = shuffled(place, self.sizes[block], keyed.combine(self.key, block))
         edges = self.edges[block]
         component = (edges <= slot[:, None]).sum(1)
         begin = np.where(component > 0, np.take_along_axis(edges, np.maximum(component - 1, 0)[:, None], 1)[:, 0], 0)
