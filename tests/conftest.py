@@ -144,3 +144,19 @@ def documents(texts, wordpiece_tokenizer):
     from pretrain_zoo.training.encode import encode
 
     return encode(wordpiece_tokenizer.backend_tokenizer, texts)
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Arguments from a recipe of phases and a command line."""
+    import yaml
+    from phased_runs import COMMON
+
+    from pretrain_zoo.training.arguments import parse_arguments
+
+    def parsed(recipe: dict, *argv: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**COMMON, **recipe}, sort_keys=False))
+        return parse_arguments(["--config", str(path), *argv])
+
+    return parsed

@@ -215,3 +215,23 @@ def test_sampling_follows_the_model():
     for settings in ({"steps": 0}, {"steps": 1, "temperature": -1.0}, {"steps": 1, "order": "x"}):
         with pytest.raises(ValueError):
             sample_masked_diffusion(model, torch.full((2, 8), 4), mask_id=4, **settings)
+
+
+def test_the_surest_tokens_are_those_of_the_model_not_of_the_temperature():
+    """At ½, an even choice of two stays one, and 0.4 beside many of little becomes 0.95; but 0.4 is less than 0.5."""
+
+    def model(input_ids, attention_mask):
+        seen.append(input_ids.clone())
+        probabilities = torch.full((1, 2, SIZE), 1e-30)
+        probabilities[0, 0, 10:12] = 0.5
+        probabilities[0, 1, 10], probabilities[0, 1, 11:41] = 0.4, 0.02
+        return SimpleNamespace(logits=probabilities.log())
+
+    for seed in range(10):
+        seen: list[torch.Tensor] = []
+        generator = torch.Generator().manual_seed(seed)
+        masks = torch.full((1, 2), 4)
+        sample_masked_diffusion(
+            model, masks, mask_id=4, steps=2, order="confidence", temperature=0.5, generator=generator
+        )
+        assert (seen[1] == 4).tolist() == [[False, True]]

@@ -1,4 +1,4 @@
-"""Mixtures: quotas, shares, one model for several objectives, losses by component."""
+"""Mixtures: which draw is of which component, held-out rows, languages."""
 
 from __future__ import annotations
 
@@ -8,120 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_texts
-from training_runs import Gradients, make_mixed_trainer, relative_error
-from transformers import AutoModelForCausalLM
+from phased_runs import LENGTH, components, corpus, drawn, run_of
 
-from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.objectives import Mixture, Vocabulary, get_objective
-from pretrain_zoo.training.dataset import DrawCollator
-from pretrain_zoo.training.encode import encode
+from pretrain_zoo.objectives import Term, get_objective
+from pretrain_zoo.objectives.diffusion import stratified_ticks
+from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset
 from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
 from pretrain_zoo.training.mixture import Component, Phase, PhasedDataset
-from pretrain_zoo.training.quotas import Quotas, Weights
-from pretrain_zoo.training.tokenizer import train_tokenizer
-
-LENGTH = 16
+from pretrain_zoo.training.quotas import Weights
 
 
 @pytest.fixture(scope="module")
 def text():
     """(tokenizer, vocabulary, two corpora that share no document)."""
-    texts = make_texts(120)
-    tokenizer = train_tokenizer(texts, "wordpiece", vocab_size=200)
-    documents = encode(tokenizer.backend_tokenizer, texts)
-    halves = documents.select(np.arange(90)), documents.select(np.arange(90, 120))
-    return tokenizer, Vocabulary.from_tokenizer(tokenizer), *halves
-
-
-def components(text, *names: str, length: int = LENGTH) -> tuple[Component, ...]:
-    """Components a, b, … of these objectives, on the first corpus and the second in turn."""
-    _, _, *halves = text
-    return tuple(
-        Component("abc"[i], get_objective(name), length, halves[i % 2], halves[1 - i % 2], order=i)
-        for i, name in enumerate(names)
-    )
-
-
-def run_of(text, *parts: Component, weights=(1, 1), steps=4, rows=8, mixing="example", micro_batches=1, **more):
-    shares = Weights(tuple(map(float, weights)), tuple(map(float, weights)), **more)
-    phase = Phase("only", steps, rows, parts, shares, mixing)
-    return PhasedDataset([phase], text[1], micro_batches=micro_batches, seed=3)
-
-
-# shares and quotas
-
-
-def test_temperature_by_hand():
-    """q ∝ p^α: sizes 800, 150, 50 at α = ½ give √800, √150, √50 over their sum."""
-    roots = np.sqrt([800, 150, 50])
-    weights = Weights((1, 1, 1), (1, 1, 1), (800, 150, 50), ("mlm",) * 3, (0.5, 0.5))
-    np.testing.assert_allclose(weights.at(np.array([0.0, 0.7])), [roots / roots.sum()] * 2)
-    np.testing.assert_allclose(
-        Weights((1, 1), (1, 1), (900, 100), ("mlm",) * 2, (1.0, 0.0)).at(np.array([0.0, 0.5, 1.0])),
-        [[0.9, 0.1], [0.75, 0.25], [0.5, 0.5]],  # 30 : 10 half way
-    )
-
-
-def test_sizes_spread_the_weight_of_one_objective_only():
-    """Three parts of mlm to one of tlm: sizes 16 : 4 at α = ½ give mlm's 3 parts as 2 : 1, and leave tlm's."""
-    weights = Weights((1, 2, 1), (1, 2, 1), (16, 1, 999), ("mlm", "mlm", "tlm"), (0.5, 0.5))
-    np.testing.assert_allclose(weights.at(np.zeros(1)), [[0.5, 0.25, 0.25]])  # 1·4 : 2·1 of three quarters
-
-
-def test_weights_move_in_a_straight_line():
-    weights = Weights((1.0, 0.0), (0.0, 1.0))
-    np.testing.assert_allclose(weights.at(np.array([0.0, 0.25, 1.0])), [[1, 0], [0.75, 0.25], [0, 1]])
-
-
-@pytest.mark.parametrize("bad", [((0.0, 0.0), (1.0, 1.0)), ((1.0,), (0.0,)), ((-1.0, 2.0), (1.0, 1.0))])
-def test_weights_that_are_all_zero_or_negative_are_refused(bad):
-    with pytest.raises(ValueError, match="must not all be 0|0 or more"):
-        Weights(*bad)
-
-
-def test_every_block_holds_whole_quotas_exactly():
-    quotas = Quotas(np.tile([0.5, 0.3, 0.2], (6, 1)), 20, np.array([7], np.uint64))
-    component, before = quotas.locate(np.arange(120))
-    for block in component.reshape(6, 20):
-        assert np.bincount(block).tolist() == [10, 6, 4]
-    assert len({tuple(block) for block in component.reshape(6, 20).tolist()}) == 6  # each shuffled anew
-    for c in range(3):
-        assert np.sort(before[component == c]).tolist() == list(range((component == c).sum()))
-
-
-def test_broken_quotas_are_rounded_and_even_out():
-    shares = np.array([0.07, 0.31, 0.62])
-    quotas = Quotas(np.tile(shares, (500, 1)), 8, np.array([1], np.uint64))
-    component, before = quotas.locate(np.arange(4000))
-    counts = np.stack([np.bincount(block, minlength=3) for block in component.reshape(500, 8)])
-    assert (counts >= np.floor(8 * shares)).all() and (counts <= np.ceil(8 * shares)).all()
-    np.testing.assert_allclose(np.cumsum(counts, 0), np.outer(np.arange(1, 501) * 8, shares), atol=5)
-    for c in range(3):
-        assert np.array_equal(np.sort(before[component == c]), np.arange((component == c).sum()))
-    for units in (0, 1, 8, 13, 4000):
-        assert quotas.used(units).tolist() == np.bincount(component[:units], minlength=3).tolist()
-
-
-def test_shares_that_move_are_followed_block_by_block():
-    shares = np.stack([np.linspace(1, 0, 10), np.linspace(0, 1, 10)], 1)
-    component, _ = Quotas(shares, 9, np.array([1], np.uint64)).locate(np.arange(90))
-    assert component.reshape(10, 9).sum(1).tolist() == list(range(10))  # 9 · i / 9
-
-
-def test_a_location_depends_on_its_number_alone():
-    quotas = Quotas(np.tile([0.4, 0.6], (9, 1)), 10, np.array([5], np.uint64))
-    whole = quotas.locate(np.arange(90))
-    some = np.array([88, 3, 41, 3])
-    for all_of, found in zip(whole, quotas.locate(some)):
-        assert np.array_equal(all_of[some], found)
-
-
-# draws
-
-
-def drawn(dataset, numbers):
-    return dataset.__getitems__(list(numbers))
+    return corpus()
 
 
 def test_draws_are_of_their_component_and_visit_each_example_once_an_epoch(text):
@@ -153,6 +53,19 @@ def test_all_draws_of_a_step_are_of_one_component_if_mixed_by_batch(text):
     assert np.bincount(steps[:32]).tolist() == [8, 24]  # a block of 32 steps
 
 
+@pytest.mark.parametrize("steps", [20, 100])
+def test_weights_move_even_where_blocks_are_long(text, steps):
+    """From 0 to 1 in a straight line, a step at a time of one component: half of the steps, and more and more."""
+    parts = components(text, "mlm", "clm")
+    shares = Weights((1.0, 0.0), (0.0, 1.0))
+    data = PhasedDataset([Phase("only", steps, 8, parts, shares, "batch")], text[1], micro_batches=1, seed=3)
+    second = np.array([drawn(data, [step * 8]).draws.component[0] for step in range(steps)])
+    assert abs(second.sum() - (steps - 1) / 2) < 1 + steps / 32
+    if steps == 100:
+        thirds = [second[i : i + 32].sum() for i in (0, 32, 64)]
+        assert np.abs(np.array(thirds) - 32 * np.array([0.155, 0.475, 0.795])).max() < 1
+
+
 def test_the_same_draws_in_any_batches_and_workers(text):
     data = run_of(text, *components(text, "mlm", "clm"), steps=6)
     copy = pickle.loads(pickle.dumps(data))  # noqa: S301 - what a spawned worker gets
@@ -173,161 +86,10 @@ def test_components_on_one_corpus_read_it_in_orders_of_their_own(text):
     assert orders[0] != orders[1]
 
 
-# what can be mixed
-
-
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        (("mlm", "span_corruption"), "unlike kinds"),
-        (("mlm", "rtd"), "rtd trains a model of its own kind"),
-        (("nsp", "clm"), "unlike kinds"),
-        (("unilm", "tlm"), "unlike kinds"),
-    ],
-)
-def test_objectives_that_cannot_share_a_model_are_refused(names, reason):
-    with pytest.raises(ValueError, match=reason):
-        Mixture({name: get_objective(name) for name in names})
-
-
-def test_losses_of_other_kinds_are_mixed_by_batch_only():
-    parts = {"one": get_objective("mlm"), "two": get_objective("diffusion")}
-    with pytest.raises(ValueError, match="diffusion has a loss of its own kind; mix them by batch"):
-        Mixture(parts, (("one", "two"),))
-    assert set(Mixture(parts).terms) == {"mlm", "diffusion"}
-
-
-def test_unlike_columns_are_mixed_by_batch_only(text):
-    first, second = components(text, "denoising", "mass")
-    start = text[1].sep_id
-    first, second = (
-        replace(c, objective=get_objective(c.objective.name, decoder_start_token_id=start)) for c in (first, second)
-    )
-    with pytest.raises(ValueError, match="a and b have unlike columns .decoder_attention_mask.*; mix them by batch"):
-        run_of(text, first, second)
-    assert run_of(text, first, second, mixing="batch").objective.architecture == "seq2seq"
-
-
 def test_streams_are_refused(text):
     (a,) = components(text, "recurrent_clm")
     with pytest.raises(ValueError, match="a: recurrent_clm reads its text in streams"):
         run_of(text, a, weights=(1,))
-
-
-def test_causal_rows_see_nothing_ahead_and_masked_rows_everything(text):
-    """Gradients of the hidden state at position 1 with respect to the embeddings, on one model."""
-    tokenizer, vocabulary, *_ = text
-    data = run_of(text, *components(text, "mlm", "clm"))
-    model = data.objective.build(backbone("bert-tiny", tokenizer, max_length=64), vocabulary).eval()
-    batch = DrawCollator(data.objective, vocabulary)(drawn(data, range(8)))
-    component = batch["components_2"]
-    assert component.tolist() == [0] * 4 + [1] * 4  # rows come component by component
-    embeddings = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
-    inputs = model.inputs(batch)
-    inputs.pop("input_ids")
-    hidden = model.main.base_model(inputs_embeds=embeddings, **inputs).last_hidden_state
-    (hidden[:, 1] * torch.randn(hidden.shape[-1])).sum().backward()
-    seen = embeddings.grad.abs().sum(-1) > 0
-    real = batch["attention_mask"].bool()
-    assert (seen[4:] == (torch.arange(seen.shape[1]) <= 1)).all()
-    assert (seen[:4] == real[:4]).all()
-
-
-@pytest.mark.parametrize("model", ["llama-tiny", "gpt2-tiny"])
-def test_a_causal_model_made_bidirectional_loads_as_such(text, model, tmp_path):
-    """Its mask lifted, the stock class reads in both directions, and a causal run made of it does not."""
-    tokenizer, vocabulary, *_ = text
-    mixture = Mixture({"causal": get_objective("clm"), "masked": get_objective("mlm")})
-    trained = mixture.build(backbone(model, tokenizer, max_length=64), vocabulary)
-    trained.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    stock = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    rows = torch.tensor([[6, 7, 8, 9], [6, 7, 8, 10]])
-
-    def first(main, **options) -> torch.Tensor:
-        with torch.no_grad():
-            return main(input_ids=rows, **options).logits[:, 0]
-
-    assert not torch.allclose(*first(stock))
-    assert torch.allclose(
-        *first(trained.main.eval(), attention_mask=torch.triu(torch.full((4, 4), -1e9), 1)[None, None])
-    )
-    causal = get_objective("clm").build(backbone(str(tmp_path), tokenizer), vocabulary)
-    assert torch.allclose(*first(causal.main.eval()))
-
-
-# losses
-
-
-def step_losses(text, names, mixing="example", **settings):
-    """(dataset, model, batch, sums, counts, denominators, metrics) of the first step of a run."""
-    tokenizer, vocabulary, *_ = text
-    data = run_of(text, *components(text, *names), mixing=mixing, **settings)
-    torch.manual_seed(0)
-    model = data.objective.build(backbone("bert-tiny", tokenizer, max_length=64), vocabulary).double().eval()
-    batch = DrawCollator(data.objective, vocabulary)(drawn(data, range(data.global_batch)))
-    output, counts = model(**batch), data.objective.counts(batch)
-    return data, model, batch, output.sums, counts, data.objective.denominators(counts), output.metrics
-
-
-def test_losses_by_component_are_those_of_each_alone(text):
-    data, model, batch, sums, counts, denominators, metrics = step_losses(text, ("mlm", "clm"), weights=(3, 1))
-    columns = [name for name in batch if name.startswith("components_")]
-    assert len(columns) == 1
-    rows = drawn(data, range(8))
-    shares = {}
-    for c, (name, objective) in enumerate(data.objective.components.items()):
-        own = rows.draws.take(np.flatnonzero(rows.draws.component == c))
-        corrupted = objective.corrupt(rows.rows.parts[c], own, text[1])
-        ids = torch.from_numpy(corrupted["input_ids"].pad(text[1].pad_id, int(corrupted["input_ids"].lengths.max())))
-        total, number = 0.0, 0
-        for row in range(len(own)):  # one row at a time, dense, by the stock model
-            length = int(corrupted["input_ids"].lengths[row])
-            see = torch.zeros(length, length, dtype=torch.float64)
-            if objective.name == "clm":
-                see = torch.triu(torch.full_like(see, -1e9), 1)
-            with torch.no_grad():
-                logits = model.main(ids[row : row + 1, :length], attention_mask=see[None, None]).logits[0]
-            places, labels = corrupted["label_positions"].row(row), corrupted["label_ids"].row(row)
-            losses = -logits.log_softmax(-1)[torch.from_numpy(places), torch.from_numpy(labels)]
-            total, number = total + float(losses.sum()), number + len(labels)
-        value, count = metrics[f"{name}.{objective.name}_loss"]
-        assert (float(value), int(count)) == (pytest.approx(total, rel=1e-6), number)
-        assert float(sums[objective.name]) == pytest.approx(total, rel=1e-6) and int(counts[objective.name]) == number
-        shares[objective.name] = len(own) / 8
-    for term, share in shares.items():  # by the share of the rows: 6 and 2 of 8
-        assert float(denominators[term]) == pytest.approx(int(counts[term]) / share)
-    assert shares == {"mlm": 0.75, "clm": 0.25}
-
-
-def test_terms_of_one_name_are_pooled(text):
-    """Two corpora of one objective are as one corpus: one sum, one count, as the objective itself computes them."""
-    data, model, batch, sums, counts, denominators, metrics = step_losses(text, ("mlm", "mlm"))
-    assert set(sums) == {"mlm"} and set(denominators) == {"mlm"}
-    alone, own = data.components[0].objective.loss(model.run(batch, None, ()), batch)
-    assert float(sums["mlm"]) == pytest.approx(float(alone["mlm"]), rel=1e-12)
-    assert int(counts["mlm"]) == int(own["accuracy"][1]) == len(batch["label_ids"])
-    both = [metrics[f"{name}.mlm_loss"] for name in "ab"]
-    assert sum(float(total) for total, _ in both) == pytest.approx(float(sums["mlm"]), rel=1e-12)
-
-
-def test_any_division_of_the_batch_gives_the_same_update(tmp_path):
-    """Rows of unlike terms in a batch, then turns of unlike losses, in batches of another size."""
-    found = {}
-    for micro, accumulate in ((32, 1), (8, 4), (16, 2)):
-        gradients = Gradients()
-        trainer = make_mixed_trainer(tmp_path, micro=micro, accumulate=accumulate, callbacks=(gradients,))
-        trainer.train()
-        found[micro] = gradients.steps, trainer.state.log_history[:4]
-    expected, logs = found.pop(32)
-    for steps, history in found.values():
-        assert len(steps) == len(expected) == 4
-        for step, other in zip(steps, expected, strict=True):
-            assert relative_error(step, other) < 1e-12
-        for here, there in zip(history, logs, strict=True):
-            logged = [name for name in there if name.endswith(("_loss", "accuracy"))]
-            assert logged and all("." in name for name in logged)
-            assert {name: here[name] for name in logged} == pytest.approx({n: there[n] for n in logged}, rel=1e-9)
 
 
 def test_held_out_rows_of_each_component_once(text):
@@ -339,6 +101,30 @@ def test_held_out_rows_of_each_component_once(text):
         assert len(set(held_out.__getitems__(batch).draws.component.tolist())) == 1
     means = {"a.mlm_loss": 4.0, "b.clm_loss": 8.0}
     assert held_out.after(2).loss_of(means, data.objective.terms, 0.5) == pytest.approx(0.75 * 4 + 0.25 * 8)
+
+
+def test_held_out_loss_has_that_of_routers(text):
+    """As the loss of training, where it is not the mixture's but the model's."""
+    data = run_of(text, *components(text, "clm", "clm"))
+    held_out = MixedEvaluationDataset(data, max_rows=10)
+    means = {"a.clm_loss": 2.0, "b.clm_loss": 4.0, "load_balancing_loss": 1.5}
+    terms = data.objective.terms | {"load_balancing": Term(0.02, additive=False)}
+    assert held_out.loss_of(means, terms, 0.0) == pytest.approx(3.0 + 0.02 * 1.5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_held_out_rows_have_evenly_spread_times(text, mixed):
+    """Wherever in the corpus they are: here every 13th, by which the golden ratio hardly gets on."""
+    _, vocabulary, one, two = text
+    objective = get_objective("diffusion", packing="documents")
+    held_out = part = EvaluationDataset(objective, one, vocabulary, length=LENGTH, seed=1, max_rows=20)
+    if mixed:
+        data = run_of(text, Component("a", objective, LENGTH, two, one), weights=(1,))
+        held_out = MixedEvaluationDataset(data, max_rows=20, seed=1)
+        (part,) = held_out.parts
+    part.examples = 13 * np.arange(20)
+    times = stratified_ticks(held_out.__getitems__(list(range(20))).draws) / 2**24
+    assert np.abs(np.sort(times) - (np.arange(20) + 0.5) / 20).max() < 3 / 20
 
 
 def test_rows_of_one_language_say_which(text):

@@ -1,4 +1,4 @@
-"""Runs of several phases: recipes, ranges of draws, learning-rate stretches, resuming across boundaries."""
+"""Runs of several phases: ranges of draws, schedules, evaluation, resuming across boundaries."""
 
 from __future__ import annotations
 
@@ -10,242 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import make_texts
+from phased_runs import corpus, one, two_phases
 from transformers import TrainingArguments
 
 from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.objectives import Vocabulary, get_objective
-from pretrain_zoo.scripts.pretrain import main
-from pretrain_zoo.training.arguments import parse_arguments
+from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.training.baselines import component_baselines
 from pretrain_zoo.training.dataset import DrawCollator
-from pretrain_zoo.training.encode import encode
-from pretrain_zoo.training.learning_rates import learning_rates
 from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
 from pretrain_zoo.training.mixture import Component, Phase, PhasedDataset
-from pretrain_zoo.training.phases import pair
 from pretrain_zoo.training.quotas import Weights
-from pretrain_zoo.training.tokenizer import train_tokenizer
 from pretrain_zoo.training.trainer import PretrainingTrainer
-
-COMMON = {"model_name_or_path": "bert-tiny", "use_cpu": True, "output_dir": "out"}
-
-
-@pytest.fixture
-def parse(tmp_path):
-    """Arguments from a recipe and a command line."""
-
-    def parsed(recipe: dict, *argv: str):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump({**COMMON, **recipe}, sort_keys=False))
-        return parse_arguments(["--config", str(path), *argv])
-
-    return parsed
-
-
-# recipes
-
-
-def test_steps_are_numbers_shares_and_the_rest(parse):
-    def steps(*argv: str, **phases):
-        return [phase.steps for phase in parse({"phases": {n: {"steps": s} for n, s in phases.items()}}, *argv).phases]
-
-    assert steps(a=30, b=12) == [30, 12]
-    assert parse({"phases": {"a": {"steps": 30}, "b": {"steps": 12}}}).training.max_steps == 42
-    assert steps("--max_steps", "10", a=0.9, b=0.1) == [9, 1]
-    assert steps("--max_steps", "10", a=1 / 3, b=None, c=1 / 3) == [3, 4, 3]
-    assert steps("--max_steps", "50", a=0.5, b=None) == [25, 25]
-    assert steps(a=0.5, b=0.5) == [1000, 1000]  # of the default, 2000
-
-
-@pytest.mark.parametrize(
-    ("recipe", "argv", "reason"),
-    [
-        (
-            {"phases": {"a": {"steps": 5}, "b": {"steps": 6}}},
-            ["--max_steps", "10"],
-            "add up to 11, and max_steps is 10",
-        ),
-        ({"phases": {"a": {}, "b": {}}}, [], "at most one phase takes the rest"),
-        ({"phases": {"a": {"steps": 0}}}, [], "phases.a: steps must be a whole number above 0"),
-        ({"phases": {"a": {"steps": 1.5}}}, [], "phases.a: steps must be"),
-        ({"phases": {"a": {"steps": 10}, "b": {}}}, ["--max_steps", "10"], "phases.b has no steps: 0 of 10"),
-        ({"phases": {"a": {"steps": 0.999}, "b": {}}}, ["--max_steps", "10"], "phases.b has no steps"),
-        ({"phases": {"a": {"steps": 9}}}, ["--num_train_epochs", "1"], "give --max_steps"),
-        ({"phases": {"a": {"steps": 9, "mlm_probabilty": 0.3}}}, [], "phases.a.*did you mean --mlm_probability"),
-        ({"phases": {"a": {"steps": 9, "objective": "mml"}}}, [], "unknown objective 'mml'; did you mean 'mlm'"),
-        ({"phases": {"a": {"steps": 9, "max_seq_length": "x"}}}, [], "max_seq_length must be a whole number"),
-        ({"phases": {"a": {"steps": 9, "per_device_train_batch_size": 0}}}, [], "per_device_train_batch_size must be"),
-        ({"phases": {"a": {"steps": 9, "mixing": "rows"}}}, [], "mixing must be 'example' or 'batch'"),
-        ({"phases": {"a": {"steps": 9, "lr_scheduler_type": "lineer"}}}, [], "phases.a.*lineer"),
-        ({"phases": {"a": {"steps": 9, "lr_scheduler_kwargs": {"no_such": 1}}}}, [], "phases.a.*no_such"),
-        ({"phases": {"a": {"steps": 9, "lr_scheduler_type": "reduce_lr_on_plateau"}}}, [], "no function of the step"),
-        (
-            {"phases": {"a": {"steps": 9, "gradient_accumulation_steps": 2}}},
-            [],
-            "phases.a: gradient_accumulation_steps is the same in the whole run.*per_device_train_batch_size",
-        ),
-        (
-            {"phases": {"a": {"steps": 9, "mixture": {"en": {"seed": 2}}}}, "mixture": {"en": {}}},
-            [],
-            "a.mixture.en: seed",
-        ),
-        ({"mixture": {"en": {"model_name_or_path": "bert-tiny"}}}, [], "en: model_name_or_path.*give it to the run"),
-        ({"phases": ["a", "b"]}, [], "phases must be names with settings"),
-        ({"phases": {"a": 9}}, [], "phases.a must have settings below it"),
-        ({"phases": {"a": {"steps": 9, "weight": 2}}}, [], "weight belongs to a component"),
-        ({"phases": {"a b": {"steps": 9}}}, [], "'a b' is no name"),
-        ({"mixture": {"en": 0, "ko": 0}}, [], "must not all be 0"),
-        ({"mixture": {"en": -1}}, [], "weight must not be negative"),
-        ({"mixture": {"en": "much"}}, [], "mixture.en must have settings below it"),
-        ({"mixture": {"en": {"weight": "much"}}}, [], "en: weight must be a number"),
-        ({"mixture": {"en": {"steps": 4}}}, [], "en: steps belongs to a phase"),
-        ({"mixture": {"en": {}}}, ["--mixture.de.weight", "2"], "there is no mixture.de; there are: en"),
-        ({"phases": {"long": {"steps": 9}}}, ["--phases.lang.steps", "2"], "did you mean long"),
-        ({"phases": {"long": {"steps": 9}}}, ["--phases.long.steps"], "a value is missing"),
-        ({"mixture": {"a": {}, "b": {"objective": "rtd"}}}, [], "rtd trains a model of its own kind"),
-        ({"mixture": {"a": {}, "b": {"objective": "diffusion"}}}, [], "mix them by batch"),
-        ({"sampling_alpha": 0.3}, [], "how to draw from a mixture, and there is none"),
-        ({"mixture": {"a": {}}, "sampling_alpha": [1, 2, 3]}, [], "sampling_alpha must be a number, or two"),
-        ({"mixture": {"a": {"mlm_probability": 0.3}}}, ["--mlm_probability", "0.2"], "say --mixture.a.mlm_probability"),
-        (
-            {"phases": {"a": {"steps": 9, "max_seq_length": 32}}},
-            ["--max-seq-length=64"],
-            "say --phases.a.max_seq_length",
-        ),
-    ],
-)
-def test_bad_recipes_are_refused_with_a_reason(parse, recipe, argv, reason):
-    with pytest.raises(ValueError, match=reason):
-        parse(recipe, *argv)
-
-
-def test_the_nearest_setting_holds(parse):
-    recipe = {
-        "mlm_probability": 0.1,
-        "max_seq_length": 64,
-        "corpus": "run.txt",
-        "validation_file": "held.txt",
-        "mixture": {"one": {}, "two": {"mlm_probability": 0.2, "corpus": "two.txt", "weight": 3}},
-        "phases": {
-            "first": {"steps": 10},
-            "second": {"steps": 5, "mlm_probability": 0.3, "max_seq_length": 128, "mixture": {"one": {"weight": 2}}},
-            "third": {
-                "steps": 5,
-                "mixture": {"two": {"mlm_probability": 0.4, "weight": 0}, "one": {"objective": "clm"}},
-            },
-        },
-    }
-    first, second, third = parse(recipe).phases
-    assert [c.objective.mlm_probability for c in first.components] == [0.1, 0.2]
-    assert [c.objective.mlm_probability for c in second.components] == [0.3, 0.3]
-    assert [c.weight for c in first.components] == [(1, 1), (3, 3)]
-    assert [c.weight for c in second.components] == [(2, 2), (3, 3)]
-    assert [c.max_seq_length for c in (*first.components, *second.components)] == [64, 64, 128, 128]
-    assert [(c.corpus.corpus, c.corpus.validation_file) for c in first.components] == [
-        ("run.txt", "held.txt"),
-        ("two.txt", None),
-    ]
-    assert [(c.name, c.objective.name) for c in third.components] == [("third-one", "clm")]
-    assert [c.name for c in second.components] == ["second-one", "second-two"]  # another rate and length
-    assert (first.own_progress, second.own_progress) == (False, True)
-
-
-def test_the_command_line_wins_over_the_file(parse):
-    recipe = {
-        "mlm_probability": 0.1,
-        "mixture": {"one": {"weight": 1}, "two": {}},
-        "phases": {"a": {"steps": 0.5}, "b": {"max_seq_length": 32}},
-    }
-    argv = ["--mlm_probability", "0.2", "--max_steps", "8", "--mixture.one.weight", "5", "--phases.b.max_seq_length=48"]
-    a, b = parse(recipe, *argv, "--mixture.two", "7", "--phases.b.mixture.one.weight", "[1, 2]").phases
-    assert [c.objective.mlm_probability for c in (*a.components, *b.components)] == [0.2] * 4
-    assert [c.weight for c in a.components] == [(5, 5), (7, 7)] and b.components[0].weight == (1, 2)
-    assert [c.max_seq_length for c in b.components] == [48, 48] and (a.steps, b.steps) == (4, 4)
-    whole = parse(recipe, "--phases", '{"only": {"steps": 3}}').phases
-    assert [(phase.name, phase.steps) for phase in whole] == [("only", 3)]
-
-
-def test_a_component_that_only_changes_its_weight_stays_the_same(parse):
-    recipe = {"mixture": {"x": {}, "y": {}}, "phases": {"a": {"steps": 3, "mixture": {"x": 4}}, "b": {"steps": 3}}}
-    a, b = parse(recipe).phases
-    assert [c.name for c in a.components] == [c.name for c in b.components] == ["x", "y"]
-    recipe = {"phases": {"a": {"steps": 3, "mlm_probability": 0.3}, "b": {"steps": 3, "mlm_probability": 0.15}}}
-    a, b = parse(recipe).phases
-    assert [c.name for c in (*a.components, *b.components)] == ["a", "b"]
-    assert a.components[0].order == b.components[0].order  # goes on reading where the first phase stopped
-
-
-# learning rates
-
-
-class Rates:
-    """What of `TrainingArguments` a schedule reads."""
-
-    learning_rate, warmup_steps, lr_scheduler_type, lr_scheduler_kwargs = 2e-3, 0.0, "linear", None
-
-
-def test_one_schedule_spans_phases_that_say_nothing_of_it(parse):
-    run = parse({"phases": {"a": {"steps": 5}, "b": {"steps": 5}}})
-    assert learning_rates(run.phases, run.training) is None
-
-
-def test_each_phase_has_its_stretch_as_soon_as_one_says_so(parse):
-    phases = parse(
-        {
-            "phases": {
-                "a": {"steps": 10, "warmup_steps": 4, "lr_scheduler_type": "constant_with_warmup"},
-                "b": {"steps": 8, "learning_rate": 1e-3, "warmup_steps": 0.25},
-                "c": {
-                    "steps": 10,
-                    "lr_scheduler_type": "wsd",
-                    "lr_scheduler_kwargs": {"num_decay_steps": 0.4, "decay_type": "linear"},
-                },
-            }
-        }
-    ).phases
-    factor = learning_rates(phases, Rates())
-    found = [factor(step) for step in range(28)]
-    assert found[:10] == pytest.approx([0, 0.25, 0.5, 0.75] + [1.0] * 6)
-    assert found[10:18] == pytest.approx([0.5 * x for x in (0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)])
-    assert found[18:] == pytest.approx([1.0] * 6 + [1, 0.75, 0.5, 0.25])
-    assert factor(28) == pytest.approx(0, abs=1e-9)  # asked for after the last step
-
-
-def test_begin_and_end_of_a_value():
-    assert pair([1, 2], "x") == (1.0, 2.0) and pair("0.5", "x") == (0.5, 0.5) and pair(None, "x") is None
-    with pytest.raises(ValueError, match="x must be a number"):
-        pair({}, "x")
-
-
-# draws
 
 
 @pytest.fixture(scope="module")
 def text():
     """(tokenizer, vocabulary, documents to train on, held out)."""
-    texts = make_texts(120)
-    tokenizer = train_tokenizer(texts, "wordpiece", vocab_size=200)
-    documents = encode(tokenizer.backend_tokenizer, texts)
-    halves = documents.select(np.arange(100)), documents.select(np.arange(100, 120))
-    return tokenizer, Vocabulary.from_tokenizer(tokenizer), *halves
-
-
-def one(name: str, component: Component, steps: int, rows: int, own_progress: bool = False) -> Phase:
-    return Phase(name, steps, rows, (component,), Weights((1.0,), (1.0,)), own_progress=own_progress)
-
-
-def two_phases(text, micro_batches: int = 1, rows: tuple[int, int] = (8, 4), own_progress: bool = False):
-    """Four steps causal in short rows, then four masked in long ones and smaller batches, mixed with more text."""
-    _, vocabulary, train, held_out = text
-    causal = Component("causal", get_objective("clm"), 12, train, held_out)
-    falling = get_objective("mlm", mlm_probability=0.8, final_mlm_probability=0.0, packing="documents")
-    masked = Component("masked", falling, 24, train, held_out, order=1)
-    other = Component("other", get_objective("mlm"), 24, held_out, train, order=2)
-    shares = Weights((3.0, 1.0), (1.0, 3.0))
-    second = Phase("second", 4, rows[1], (masked, other), shares, own_progress=own_progress)
-    return PhasedDataset([one("first", causal, 4, rows[0]), second], vocabulary, micro_batches=micro_batches, seed=5)
+    return corpus()
 
 
 def test_phases_are_consecutive_ranges_of_draws(text):
@@ -272,18 +53,35 @@ def test_draws_do_not_depend_on_the_division_into_micro_batches(text):
         assert np.concatenate([part.key for part in parts]).tolist() == whole.key.tolist()
 
 
-def test_schedules_run_over_the_phase_that_has_them(text):
-    """The rate falls from .8 to 0: over the run, the second phase begins at .4; over the phase, at .8."""
-    for own, begin in ((False, 0.5), (True, 0.0)):
-        data = two_phases(text, own_progress=own)
-        progress = data.__getitems__(list(range(32, 40))).draws.progress
-        np.testing.assert_array_equal(progress, begin)
-        quota = [data.__getitems__(list(range(s * 8, s * 8 + 8))).draws.component for s in range(4, 8)]
-        shares = [(component == 1).mean() for component in quota]
-        slope = (
-            np.interp(np.arange(4), [0, 4], [0.75, 0.25]) if own else np.interp(np.arange(4, 8), [0, 8], [0.75, 0.25])
-        )
-        assert np.abs(np.array(shares) - slope).max() <= 0.25  # batches of four
+@pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_schedules_run_over_the_phase_that_has_them(text, progress, weights):
+    """Over the run, the second phase begins at one half, over the phase, at 0; weights apart from other schedules."""
+    data = two_phases(text, own_progress=progress, own_weights=weights)
+    found = data.__getitems__(list(range(32, 40))).draws.progress
+    np.testing.assert_array_equal(found, 0.0 if progress else 0.5)
+    quota = [data.__getitems__(list(range(s * 8, s * 8 + 8))).draws.component for s in range(4, 8)]
+    shares = [(component == 1).mean() for component in quota]
+    begin, end = (0.75, 0.25 + 0.5 / 4) if weights else (0.5, 0.25 + 0.5 / 8)  # at the first step and the last
+    assert np.abs(np.array(shares) - np.linspace(begin, end, 4)).max() < 0.25  # batches of four
+    held_out = MixedEvaluationDataset(data, max_rows=6)
+    means = {"masked.mlm_loss": 8.0, "other.mlm_loss": 0.0}
+    assert held_out.after(8).loss_of(means, data.objective.terms, 0.0) == pytest.approx(8 * end)
+
+
+def test_the_masking_rate_falls_step_by_step(text):
+    """From 0.8 to 0 over the eight steps of the run: 0.4, 0.3, 0.2 and 0.1 in the four that are masked."""
+    _, vocabulary, *_ = text
+    data = two_phases(text, rows=(400, 400))
+    collator = DrawCollator(data.objective, vocabulary)
+    for step, rate in zip(range(4, 8), (0.4, 0.3, 0.2, 0.1)):
+        drawn = data.__getitems__(list(range(step * 400, step * 400 + 400)))
+        falling = [int(n) for n in np.flatnonzero(drawn.draws.component == 1)]
+        ids = drawn.rows.parts[1]["input_ids"]
+        batch = collator(drawn)
+        found = int((batch["label_components"] == 1).sum())
+        tokens = int(vocabulary.maskable[ids.values].sum())
+        assert len(falling) == len(ids) and abs(found / tokens - rate) < 5 * (rate * (1 - rate) / tokens) ** 0.5
 
 
 def test_a_component_goes_on_reading_in_the_next_phase(text):
@@ -299,6 +97,29 @@ def test_a_component_goes_on_reading_in_the_next_phase(text):
         found, expected = data.__getitems__(numbers).draws, plain.__getitems__(numbers).draws
         assert found.example.tolist() == expected.example.tolist() and found.epoch.tolist() == expected.epoch.tolist()
     assert found.epoch.max() > 0
+
+
+@pytest.mark.parametrize("mixing", ["example", "batch"])
+def test_no_example_comes_twice_where_phases_follow_each_other(text, mixing):
+    """Phases of 50 and 45 steps, no multiples of a block: each example once an epoch of its component."""
+    _, vocabulary, train, held_out = text
+    a = Component("a", get_objective("mlm"), 24, train, held_out, order=0)
+    b = Component("b", get_objective("mlm"), 24, held_out, train, order=1)
+    phases = [
+        Phase(name, steps, 4, (a, b), Weights((3.0, 1.0), (1.0, 3.0)), mixing)
+        for name, steps in (("first", 50), ("second", 45))
+    ]
+    data = PhasedDataset(phases, vocabulary, micro_batches=1, seed=2)
+    visits = Counter()
+    for step in range(95):
+        draws = data.__getitems__(list(range(step * 4, step * 4 + 4))).draws
+        visits.update(zip(draws.component.tolist(), draws.epoch.tolist(), draws.example.tolist()))
+    assert set(visits.values()) == {1}
+    for number, part in enumerate((a, b)):
+        size = len(part.objective.plan(part.train, vocabulary, length=24, seed=0, epoch=0, global_batch=4))
+        epochs = Counter(epoch for component, epoch, _ in visits if component == number)
+        assert all(epochs[epoch] == size for epoch in range(len(epochs) - 1)) and epochs[len(epochs) - 1] <= size
+        assert number == 0 or len(epochs) > 1
 
 
 def test_evaluation_is_of_the_phase_just_trained(text):
@@ -321,11 +142,11 @@ def test_each_component_of_the_last_phase_has_its_own_trivial_answer(text):
     found = component_baselines(held_out)
     assert set(found) == {"masked.mlm_loss", "masked.accuracy", "other.mlm_loss", "other.accuracy"}
     collator = DrawCollator(data.objective, vocabulary)
-    for name, corpus in (("masked", text[2]), ("other", text[3])):
+    for name, documents in (("masked", text[2]), ("other", text[3])):
         number = [c.name for c in data.components].index(name)
         begin, end = held_out._begins[number : number + 2].tolist()
         labels = [i for row in range(begin, end) for i in collator(held_out[row])["label_ids"].tolist()]
-        times = Counter(corpus.tokens[corpus.tokens >= 0].tolist())
+        times = Counter(documents.tokens[documents.tokens >= 0].tolist())
         total = sum(times.values()) + vocabulary.size
         assert labels and min(labels) >= 0
         by_hand = -sum(math.log((times[label] + 1) / total) for label in labels) / len(labels)
@@ -425,41 +246,3 @@ def test_objectives_with_models_of_their_own_go_through_phases(text, name):
         output = built(**batch)
         assert set(output.sums) == set(objective.terms)
         sum(output.sums.values()).backward()
-
-
-# the script
-
-
-def test_a_recipe_runs_from_the_command_line_and_is_kept(tmp_path, capsys):
-    texts = make_texts(120)
-    (tmp_path / "a.txt").write_text("\n\n".join(texts[:60]))
-    (tmp_path / "b.txt").write_text("\n\n".join(texts[60:]))
-    recipe = {
-        **COMMON,
-        "corpus": str(tmp_path / "a.txt"),
-        "vocab_size": 200,
-        "validation_fraction": 0.2,
-        "cache_dir": str(tmp_path / "cache"),
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 4,
-        "logging_steps": 1,
-        "sampling_alpha": 0.5,
-        "mixture": {"one": {}, "two": {"corpus": str(tmp_path / "b.txt"), "language": "de"}},
-        "phases": {
-            "causal": {"steps": 2, "objective": "clm", "max_seq_length": 16},
-            "masked": {"steps": 2, "mlm_probability": 0.4, "max_seq_length": 32, "learning_rate": 1e-3},
-        },
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    assert main(["--config", str(path)]) == 0, capsys.readouterr().err
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["steps"] == 4 and results["objective"] == "clm → mlm"
-    assert {"masked-one.mlm_loss", "masked-two.mlm_loss", "loss"} <= set(results["held_out"])
-    assert set(results["baseline"]) == {f"masked-{c}.{m}" for c in ("one", "two") for m in ("mlm_loss", "accuracy")}
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert f"{results['baseline']['masked-two.mlm_loss']:.3f}" in card
-    assert main(["--config", str(path)]) == 0
-    assert "finished" in capsys.readouterr().out
-    assert main(["--config", str(path), "--phases.masked.mlm_probability", "0.2"]) == 2
-    assert "holds another run; it differs in --phases" in capsys.readouterr().err
