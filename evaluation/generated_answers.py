@@ -36,15 +36,22 @@ def encode(task: TextTask, split: str, tokenizer: PreTrainedTokenizerBase, lengt
     return [{"input_ids": ids, "labels": [*target, end]} for ids, target in zip(inputs, targets, strict=True)]
 
 
-def mean_over_tokens(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
+def mean_over_tokens(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None, label_smoothing: float = 0.0
+):
     """Cross-entropy, divided once by the target tokens of the optimizer step, however it is divided into batches."""
-    losses = functional.cross_entropy(outputs["logits"].flatten(0, 1).float(), labels.flatten(), reduction="sum")
+    logits = outputs["logits"].flatten(0, 1).float()
+    losses = functional.cross_entropy(logits, labels.flatten(), reduction="sum", label_smoothing=label_smoothing)
     return losses / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def generate(trainer: Seq2SeqTrainer, rows: Rows, max_target_length: int) -> list[str]:
-    """The model's answers to the rows, in their order, decoded without special tokens; greedy."""
-    found: Any = trainer.predict(rows, max_new_tokens=max_target_length, num_beams=1, do_sample=False)  # type: ignore[arg-type]
+    """The model's answers to the rows, in their order, decoded without special tokens.
+
+    Greedy, or by beam search with `generation_num_beams` in the trainer's arguments.
+    """
+    beams = trainer.args.generation_num_beams or 1  # type: ignore[attr-defined]
+    found: Any = trainer.predict(rows, max_new_tokens=max_target_length, num_beams=beams, do_sample=False)  # type: ignore[arg-type]
     tokenizer: Any = trainer.processing_class
     ids = np.where(found.predictions < 0, tokenizer.pad_token_id, found.predictions)
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -108,6 +108,13 @@ def to_tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v if v.flags.writeable else v.copy()) for k, v in batch.items()}
 
 
+def tensor_kind(return_tensors: str) -> str:
+    """What it says, "pt" or "np". Raises `ValueError` for anything else."""
+    if return_tensors not in ("pt", "np"):
+        raise ValueError(f"return_tensors must be 'pt' or 'np', not {return_tensors!r}")
+    return return_tensors
+
+
 class ObjectiveCollator:
     """An objective as a collator: features in, a corrupted and padded batch out.
 
@@ -152,17 +159,16 @@ class ObjectiveCollator:
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer)
         self.objective.check(self.vocabulary)
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.return_tensors = return_tensors
+        self.return_tensors = tensor_kind(return_tensors)
         self.seed = seed
         self.sparse_labels = sparse_labels
         self._calls = 0
-        if return_tensors not in ("pt", "np"):
-            raise ValueError(f"return_tensors must be 'pt' or 'np', not {return_tensors!r}")
 
     def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch: a `BatchEncoding` of tensors (or arrays). Raises `ValueError` for unusable features."""
         from transformers import BatchEncoding
 
+        kind = tensor_kind(return_tensors or self.return_tensors)
         features = list(features)
         rows, draws = self._rows(features)
         columns = self.objective.corrupt(rows, draws, self.vocabulary)
@@ -187,7 +193,7 @@ class ObjectiveCollator:
         if not self.sparse_labels:
             names = self.objective.stock_names
             batch = {names.get(k, k) or k: v for k, v in batch.items() if names.get(k, k) is not None}
-        return BatchEncoding(batch if (return_tensors or self.return_tensors) == "np" else to_tensors(batch))
+        return BatchEncoding(batch if kind == "np" else to_tensors(batch))
 
     def _rows(self, features: list[Mapping]) -> tuple[Columns, Draws]:
         """Rows from features, and their draws."""

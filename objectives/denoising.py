@@ -33,12 +33,13 @@ class Denoising(Seq2SeqObjective):
     """Corrupt a text by any of five noises, and predict the whole text as it was.
 
     The default is the paper's recipe: 30 % of the words infilled, all sentences permuted. Noises apply in the order of
-    the arguments below; special tokens around the text and inside it stay where they are.
+    the arguments below. Special tokens around the text stay where they are; those inside it are never masked or
+    deleted, and move with their sentence.
 
     Where paper and fairseq differ from this: fairseq lets spans overlap by accident, so that 30 % become about 27 %;
     here no two do, and the share is exact (⌈mask_ratio · words⌉ words). Spans of length zero are insertions, of which
-    a row never gets so many that it outgrows its text. fairseq's code turns some masks into random tokens
-    (`--mask-random 0.1`); the paper does not speak of it.
+    a row never gets so many that it outgrows its text (none at a `replace_length` of −1, where fairseq inserts, too).
+    fairseq's code turns some masks into random tokens (`--mask-random 0.1`); the paper does not speak of it.
 
     Args:
         permute_sentence_ratio: share of a row's sentences that change places among themselves.
@@ -87,12 +88,16 @@ class Denoising(Seq2SeqObjective):
         begin, length = text_of(ids, vocabulary)
         index = slices(begin, length)
         text = Ragged(ids.values[index].astype(np.int64, copy=False), length)
+        words = np.ones(len(index), bool)
+        if self.unit == "word" and self.mask_ratio > 0:
+            words = _flags(rows, "word_starts")[index]
         if self.permute_sentence_ratio > 0:
-            order = sentence_permutation(text, _flags(rows, "sentence_starts")[index], key, self.permute_sentence_ratio)
-            text, index = text.with_values(text.values[order]), index[order]
+            sentences = _flags(rows, "sentence_starts")[index]
+            sentences[text.offsets[:-1][length > 0]] = True
+            order = sentence_permutation(text, sentences, key, self.permute_sentence_ratio)
+            text, words = text.with_values(text.values[order]), (words | sentences)[order]
         if self.mask_ratio > 0:
             maskable = vocabulary.maskable[text.values]
-            words = _flags(rows, "word_starts")[index] if self.unit == "word" else np.ones(len(index), bool)
             text = text_infilling(
                 text,
                 words,

@@ -27,7 +27,7 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
     a value per row; both of int64, float32 or bool. `word_ids` (as the encoding of a fast tokenizer gives it, `None`
     for special tokens) becomes `word_starts`; without either, when `word_starts` is wanted, the pieces themselves tell
     (see `pieces`), and so for `sentence_starts`. Rows that hold padding but come without an `attention_mask` get one
-    (unless padding is the end token, which text may hold, too).
+    (unless padding is a token that text may hold, too, see `Vocabulary.pad_tells`).
 
     Raises `ValueError` for no features, missing `input_ids`, rows that are not one-dimensional, columns that only some
     features have, ids that the tokenizer does not have, and columns that are neither numbers nor as long as
@@ -71,7 +71,7 @@ def columns_from_features(features: list[Mapping], vocabulary: Vocabulary, wante
             starts = word_starts_from_word_ids(column.values, column.rows)
             name, column = "word_starts", column.with_values(starts)
         columns[name] = column
-    if "attention_mask" not in columns and vocabulary.pad_id not in (None, vocabulary.eos_id):
+    if "attention_mask" not in columns and vocabulary.pad_tells:
         text = ids.values != vocabulary.pad_id
         if not text.all():
             columns["attention_mask"] = ids.with_values(text.astype(np.int64))

@@ -22,7 +22,7 @@ import torch
 
 from . import keyed, noise
 from .base import LABEL_COLUMNS, Column, Columns, Draws, Objective
-from .collator import ObjectiveCollator
+from .collator import ObjectiveCollator, tensor_kind
 from .losses import masked_lm_loss
 from .mlm import allowed
 from .ragged import Ragged, slices
@@ -254,6 +254,6 @@ class DataCollatorForPermutationLanguageModeling(ObjectiveCollator):
         del batch["label_positions"]
         blocked = permutation_mask(batch.pop("perm_ranks"), targets, batch.pop("parts"))
         batch.update(perm_mask=blocked.float(), target_mapping=mapping, labels=labels)
-        if (return_tensors or self.return_tensors) == "np":
+        if tensor_kind(return_tensors or self.return_tensors) == "np":
             batch.update({name: tensor.numpy() for name, tensor in batch.items()})
         return batch

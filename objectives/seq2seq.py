@@ -177,7 +177,7 @@ def without_padding(columns: Columns, vocabulary: Vocabulary) -> Columns:
     ids, mask = columns["input_ids"], columns.pop("attention_mask", None)
     if mask is not None:
         keep = mask.values != 0
-    elif vocabulary.pad_id is None or vocabulary.pad_id in (vocabulary.eos_id, vocabulary.sep_id, vocabulary.unk_id):
+    elif not vocabulary.pad_tells:
         return columns
     else:
         keep = ids.values != vocabulary.pad_id

@@ -57,6 +57,8 @@ class Seq2SeqPrefixLM(Seq2SeqObjective):
     def plan(self, documents, vocabulary, *, length, seed, epoch, global_batch):
         """Texts with which neither inputs nor targets outgrow `length`, wherever they are cut."""
         room = length - len(vocabulary.prefix)
+        if room < 2:
+            raise ValueError(f"length {length} leaves no room for text and end token; use a larger length")
         if self.packing == "blocks":
             return token_blocks(documents, vocabulary, room)
         return pack(documents, vocabulary, length=room, packing=self.packing, special=False)

@@ -58,7 +58,7 @@ class SpanCorruption(Seq2SeqObjective):
     def __post_init__(self):
         if not 0 < self.noise_density < 1:
             raise ValueError(f"noise_density must lie between 0 and 1, not {self.noise_density}")
-        if self.mean_noise_span_length < 1:
+        if not self.mean_noise_span_length >= 1:
             raise ValueError(f"mean_noise_span_length must be at least 1, not {self.mean_noise_span_length}")
         if self.sentinel.format(0) == self.sentinel.format(1):
             raise ValueError(f"sentinel must have a place for the number, as '<extra_id_{{}}>', not {self.sentinel!r}")
@@ -142,8 +142,8 @@ def token_blocks(documents, vocabulary: Vocabulary, length: int | np.ndarray) ->
         length: tokens of each block, or of one block after another, as many as the documents fill; the last may be
             shorter.
     """
-    if not len(documents):
-        raise ValueError("the corpus has no documents; check its path and filters")
+    if not documents.num_tokens:
+        raise ValueError("the corpus has no documents with text; check its path and filters")
     number = np.arange(len(documents))
     first = documents.offsets[:-1] - number  # of each document, counting tokens alone
     if np.ndim(length) == 0:
@@ -204,10 +204,14 @@ class DataCollatorForT5MLM(ObjectiveCollator):
     def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> Any:
         """The batch; raises `ValueError` for unusable features."""
         batch = super().__call__(features, return_tensors)
-        for name, length in self.expected.items():
-            if length is not None and name in batch and batch[name].shape[1] != length:
+        real = {"input_ids": batch["attention_mask"]}
+        if "labels" in batch:
+            real["labels"] = batch["labels"] != -100
+        for name, tokens in real.items():
+            length, found = self.expected[name], tokens.sum(1)
+            if length is not None and (found != length).any():
                 raise ValueError(
-                    f"{name} have {batch[name].shape[1]} tokens where {length} are expected; make rows of as many "
-                    f"tokens as sentinels.raw_length(input_length, …) says"
+                    f"{name} have {int(found[found != length][0])} tokens where {length} are expected; make rows of as "
+                    f"many tokens as sentinels.raw_length(input_length, …) says"
                 )
         return batch

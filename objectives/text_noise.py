@@ -93,7 +93,8 @@ def text_infilling(
     the cat sat on the mat  →  the <mask> on <mask> the mat
 
     ⌈mask_ratio · words⌉ words of each row are in spans, no two of which overlap; every placement is equally likely.
-    Tokens that are not maskable are no words: they stay, even inside a span.
+    Tokens that are not maskable are no words: they stay, even inside a span. Masks are inserted only where each span
+    becomes one mask: with a mask for each token nothing is saved, and the row would outgrow its text.
 
     Args:
         word_starts, maskable: bool `[T]`.
@@ -130,7 +131,7 @@ def text_infilling(
         values[marks] = fill[filled]
         keep[marks] = True
     inserted = np.flatnonzero(~filled)
-    if replace_length == 0 or not len(inserted):
+    if replace_length < 1 or not len(inserted):
         return Ragged(values, text.lengths).keep(keep)
     at_end = begin.values[inserted] >= words[row[inserted]]
     place = np.where(at_end, text.offsets[1:][row[inserted]], first[np.minimum(word[inserted], len(first) - 1)])

@@ -126,8 +126,6 @@ class UL2(SpanCorruption):
         if self.packing != "blocks":
             least = self.raw_length(length, vocabulary)
             return pack(documents, vocabulary, length=least, packing=self.packing, special=False)
-        if not len(documents):
-            raise ValueError("the corpus has no documents; check its path and filters")
         number = np.arange(-(-documents.num_tokens // int(raw.min())))
         denoisers = self.denoisers(keyed.combine(seed, epoch, number))
         return DenoiserPlan(token_blocks(documents, vocabulary, raw[denoisers]), denoisers)

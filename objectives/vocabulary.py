@@ -114,6 +114,11 @@ class Vocabulary:
         ids |= {*self.prefix, *self.suffix, *self.pair_prefix, *self.middle, *self.pair_suffix}
         return np.array(sorted(i for i in ids if i is not None), np.int64)
 
+    @property
+    def pad_tells(self) -> bool:
+        """Whether the padding token means padding alone, and is not also the end, separator or unknown token."""
+        return self.pad_id not in (None, self.eos_id, self.sep_id, self.unk_id)
+
     def require(self, *names: str) -> None:
         """Raise `ValueError` unless the tokenizer has these tokens (`require("mask", "pad")`)."""
         for name in names:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ def run_text_to_text(
         train_dataset=MixedTasks(encoded["train"], rates, args.max_steps * global_batch, args.seed),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
-        compute_loss_func=mean_over_tokens,
+        compute_loss_func=partial(mean_over_tokens, label_smoothing=args.label_smoothing_factor),
         callbacks=[MarkComplete()],
     )
     trainer.optimizer_cls_and_kwargs = own_optimizer(args)  # `Seq2SeqTrainer` does not take it as an argument
@@ -206,6 +208,8 @@ def run_identity(tasks_args: TaskArguments, model_args: ModelArguments, args: Te
     identity = asdict(tasks_args) | asdict(model_args) | {name: str(getattr(args, name)) for name in names}
     identity["seed"] = args.seed
     identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    identity["label_smoothing_factor"] = args.label_smoothing_factor or None
+    identity["generation_num_beams"] = args.generation_num_beams
     return {key: value for key, value in identity.items() if key not in ("cache_dir", "attn_implementation")}
 
 
@@ -235,6 +239,9 @@ def load_tasks(tasks_args: TaskArguments) -> list[TextTask]:
         found.append(translation_task((parts[0], parts[1]), texts))
     if not found:
         raise ValueError("there is nothing to train on; give --tasks, --translation or both")
+    twice = [name for name, count in Counter(task.name for task in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"--translation: {twice[0]} is given more than once; join its files into one pair")
     return found
 
 

@@ -170,6 +170,8 @@ def test_return_tensors_and_multiples(wordpiece_tokenizer, features):
     assert isinstance(collator(features, return_tensors="pt")["labels"], torch.Tensor)
     with pytest.raises(ValueError, match="return_tensors must be 'pt' or 'np', not 'tf'"):
         DataCollatorForMaskedLM(wordpiece_tokenizer, return_tensors="tf")
+    with pytest.raises(ValueError, match="return_tensors must be 'pt' or 'np', not 'tf'"):
+        collator(features, return_tensors="tf")
 
 
 def test_word_ids(wordpiece_tokenizer, texts):

@@ -166,6 +166,10 @@ def test_padding_is_told_by_the_mask_or_the_padding_token():
     assert set(columns) == {"input_ids", "row"}
     doubled = dataclasses.replace(vocabulary, eos_id=1)
     assert without_padding({"input_ids": ids}, doubled)["input_ids"].tolist() == ids.tolist()
+    for name in ("eos_id", "sep_id", "unk_id"):  # padding that text may hold tells nothing
+        shared = dataclasses.replace(vocabulary, **{name: 1})
+        rows = get_objective("mass").from_features([{"input_ids": row} for row in ids.tolist()], shared)
+        assert rows["input_ids"].tolist() == ids.tolist()
 
 
 def _empty():

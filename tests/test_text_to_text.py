@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pretrain_zoo.evaluation.chrf import chrf
-from pretrain_zoo.evaluation.generated_answers import encode, mean_over_tokens
+from pretrain_zoo.evaluation.generated_answers import encode, generate, mean_over_tokens
 from pretrain_zoo.evaluation.glue_tasks import GLUE
 from pretrain_zoo.evaluation.task_data import Examples
 from pretrain_zoo.evaluation.text_to_text import (
@@ -150,6 +151,21 @@ def test_loss_does_not_depend_on_accumulation():
     torch.testing.assert_close(whole, expected)
     torch.testing.assert_close(parts, expected)
     torch.testing.assert_close(mean_over_tokens({"logits": logits}, labels), expected)
+    smooth = mean_over_tokens({"logits": logits}, labels, count, label_smoothing=0.1)
+    uniform = -logits.log_softmax(-1).mean(-1).flatten()[flat].mean()
+    torch.testing.assert_close(smooth, 0.9 * expected + 0.1 * uniform)
+
+
+@pytest.mark.parametrize(("given", "beams"), [(None, 1), (4, 4)])
+def test_answers_are_greedy_unless_beams_are_asked_for(given, beams, bpe_tokenizer):
+    def predict(rows, **settings):
+        assert settings == {"max_new_tokens": 9, "num_beams": beams, "do_sample": False}
+        ids = bpe_tokenizer("nobody forgot")["input_ids"]
+        return SimpleNamespace(predictions=np.array([[*ids, -100], [bpe_tokenizer.pad_token_id, *ids]]))
+
+    arguments = SimpleNamespace(generation_num_beams=given)
+    trainer = SimpleNamespace(predict=predict, args=arguments, processing_class=bpe_tokenizer)
+    assert generate(trainer, [], 9) == ["nobody forgot"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +235,7 @@ def test_run_learns_scores_and_resumes(data, tmp_path, capsys, monkeypatch):
         (("--tasks", "", "--translation", ""), "nothing to train on"),
         (("--translation", "English,German,a,b"), "four files"),
         (("--translation", "English,German,a,b,c,d"), "no file a"),
+        (("--translation", "twice"), "English to German is given more than once"),
         (("--model_name_or_path", "bert-tiny"), "no encoder-decoder"),
         (("--max_steps", "0"), "1 or more"),
         (("--peft", "lora"), "leave it out"),
@@ -227,6 +244,9 @@ def test_run_learns_scores_and_resumes(data, tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_ends_with_one_line(more, message, data, tmp_path, capsys):
     (data / "WNLI").mkdir(exist_ok=True)
+    command = arguments(data, tmp_path / "run")
+    pair = command[command.index("--translation") + 1]
+    more = [f"{pair};{pair}" if value == "twice" else value for value in more]
     overrides = ("--config_overrides", "") if "bert-tiny" in more else ()
-    assert main([*arguments(data, tmp_path / "run"), *more, *overrides]) == 2
+    assert main([*command, *more, *overrides]) == 2
     assert message in capsys.readouterr().err
