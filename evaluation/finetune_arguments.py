@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..training.command_line import check_reporters
+
 SMALL, LARGE = 3e-4, 3e-5
 """Learning rates where none is given: of models and adapters under 50 M trained parameters (ELECTRA-Small's published
 one, LoRA's are alike), and of larger ones (within BERT's grid)."""
@@ -67,6 +69,7 @@ class FinetuneArguments(TrainingArguments):
         self.metric_for_best_model, self.greater_is_better = "eval_score", True
         self.remove_unused_columns = False
         super().__post_init__()
+        check_reporters(self)
         self._n_gpu = min(self.n_gpu, 1)  # DataParallel would count rows otherwise; launch processes instead
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs evaluations and --load_best_model_at_end")

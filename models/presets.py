@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .families import FAMILIES, Family
 
@@ -48,9 +48,10 @@ class Backbone:
         """A model of `auto_class` (`AutoModelForMaskedLM`, … or a concrete class such as `BertForPreTraining`).
 
         Each call gives a model with a config of its own. Checkpoints are read from safetensors only, and no code that
-        comes with them is run. Raises `ValueError` for a setting the config does not have, `OSError` if the checkpoint
-        cannot be read.
+        comes with them is run. Raises `ValueError` for a setting the config does not have and what `check` refuses,
+        `OSError` if the checkpoint cannot be read.
         """
+        self.check(auto_class)
         config = with_settings(self.config, config_overrides)
         options: dict[str, Any] = {"dtype": self.dtype or torch.float32}
         if self.attn_implementation is not None:
@@ -63,6 +64,18 @@ class Backbone:
             )
         build = getattr(auto_class, "from_config", None) or auto_class._from_config
         return build(config, **options)
+
+    def check(self, auto_class: Any) -> None:
+        """Raise `ValueError`, with the presets that would do, if the family has no model of `auto_class`."""
+        known = getattr(auto_class, "_model_mapping", None)
+        if known is None or type(self.config) in known:
+            return
+        fitting = [name for name, family in FAMILIES.items() if CONFIG_MAPPING[family.model_type] in known]
+        raise ValueError(
+            f"{self.checkpoint or 'the preset'} is of the family {self.config.model_type}, of which transformers has "
+            f"no {auto_class.__name__}; take another objective, or a model of a family that has one, such as "
+            f"{', '.join(f'{name}-{next(iter(FAMILIES[name].sizes))}' for name in fitting)}"
+        )
 
 
 def list_presets() -> list[str]:

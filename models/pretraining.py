@@ -328,6 +328,16 @@ class PretrainingModel(PreTrainedModel):
         return stock_model(self.main).resize_token_embeddings(*args, **kwargs)
 
 
+def check_backbone(objective: Objective, backbone: Backbone) -> None:
+    """Raise `ValueError` for a backbone of a family without the head that an objective of a plain architecture trains.
+
+    Says before the corpus is tokenized what `build_model` would say.
+    """
+    causal = objective.architecture == "masked_lm" and is_causal_only(backbone.config)  # its mask is lifted
+    if not causal and objective.architecture in AUTO_CLASSES:
+        backbone.check(AUTO_CLASSES[objective.architecture])
+
+
 def build_model(
     objective: Objective,
     backbone: Backbone,

@@ -9,12 +9,25 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import is_offline_mode
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 
 
 def check_checkpoint(name: str, role: str) -> None:
-    """Raise `ValueError` for a name that is no folder and, not being owner/name, no model of the Hub either."""
-    if not Path(name).is_dir() and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    """Raise `ValueError` for a name that is no folder and cannot be a model of the Hub.
+
+    That is one that is not written owner/name or, offline (`HF_HUB_OFFLINE=1`), one that was never fetched.
+    """
+    if Path(name).is_dir():
+        return
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ValueError(f"{role}: there is no folder {name!r}; a model of the Hub is written owner/name")
+    if is_offline_mode() and not Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model")).is_dir():
+        raise ValueError(
+            f"{role}: there is no folder {name!r} (in {Path.cwd()}), and no model of that name was fetched from the "
+            "Hub, which HF_HUB_OFFLINE=1 keeps out of reach"
+        )
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

@@ -24,7 +24,9 @@ from rich.console import Console
 
 from pretrain_zoo.models.bidirectional import is_lifted
 from pretrain_zoo.models.presets import backbone
+from pretrain_zoo.models.pretraining import check_backbone
 from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
+from pretrain_zoo.models.settings import check_checkpoint
 from pretrain_zoo.objectives import Vocabulary
 from pretrain_zoo.training.arguments import RunArguments, parse_arguments
 from pretrain_zoo.training.baselines import component_baselines, pair_label_loss, unigram_baseline
@@ -59,6 +61,10 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
     cache_dir = os.path.expanduser(run.corpus.cache_dir)
     check_processes(args)
     check_model_name(str(run.model.model_name_or_path))
+    if teacher := getattr(objective, "teacher", None):
+        check_checkpoint(teacher, "--teacher")
+    if run.model.tokenizer_name:
+        check_checkpoint(run.model.tokenizer_name, "--tokenizer_name")
     identity = run_identity(run)
     checkpoint = find_run(folder, identity, args.overwrite_output_dir)
     finished = read_json(folder / RESULTS)
@@ -81,6 +87,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         )
         languages = number_languages(codes_of(run), parts, run.model.overrides)
         objective.check(vocabulary, parts.config)
+        check_backbone(objective, parts)
         if run.model.peft:
             parts = trained_backbone(parts, run.model)
         corpora = get_all_data(run, tokenizer, cache_dir)

@@ -4,8 +4,10 @@ import types
 
 import pytest
 
+from pretrain_zoo.evaluation.finetune_arguments import FinetuneArguments
 from pretrain_zoo.scripts import few_shot, pretrain, run_glue, run_squad, run_text_to_text
-from pretrain_zoo.training.command_line import ArgumentParser, check_processes, run_command
+from pretrain_zoo.training.arguments import PretrainingArguments
+from pretrain_zoo.training.command_line import ArgumentParser, check_processes, check_reporters, run_command
 
 
 def fail(error):
@@ -75,6 +77,15 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     check_processes(types.SimpleNamespace(world_size=2))
     with pytest.raises(ValueError, match="2 processes were started"):
         check_processes(alone)
+
+
+def test_loggers_that_are_not_installed_are_refused(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["wandb"])
+    for named in ([], ["wandb"], ["none"]):
+        check_reporters(types.SimpleNamespace(report_to=named))
+    for settings in (PretrainingArguments, FinetuneArguments):
+        with pytest.raises(ValueError, match="--report_to tensorboard: the package is not installed; `pip install"):
+            settings(output_dir="out", report_to="tensorboard")
 
 
 COMMANDS = {

@@ -11,6 +11,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertForPreTraining,
     PreTrainedTokenizerFast,
@@ -291,6 +292,13 @@ def test_checkpoint_that_does_not_fit(checkpoint):
         backbone(folder, make_tokenizer(first=("a",)), hidden_dropout=0.0)
     with pytest.raises(ValueError, match="bert-tiny has positions for 16 tokens"):
         backbone("bert-tiny", make_tokenizer(), max_length=17, max_position_embeddings=16)
+
+
+def test_a_family_without_the_head(checkpoint):
+    with pytest.raises(ValueError, match="the preset is of the family t5.*no AutoModelForMaskedLM.* bert-tiny, "):
+        backbone("t5-tiny", make_tokenizer()).load(AutoModelForMaskedLM)
+    with pytest.raises(ValueError, match=f"{checkpoint[0]} is of the family .*no AutoModelForSeq2SeqLM"):
+        backbone(str(checkpoint[0]), make_tokenizer(first=("a",))).load(AutoModelForSeq2SeqLM)
 
 
 def test_only_safetensors_are_read(checkpoint, tmp_path):

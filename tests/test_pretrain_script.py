@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from pretrain_zoo.models import settings
 from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.scripts.pretrain import main, pretrain
 from pretrain_zoo.training.arguments import RECIPES, parse_arguments
@@ -132,7 +133,8 @@ def test_command_line_wins_over_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_are_valid(path):
+def test_recipes_are_valid(path, monkeypatch):
+    monkeypatch.setattr(settings, "is_offline_mode", lambda: False)
     run = parse_arguments(["--config", path.stem, "--use_cpu"])
     name = str(run.model.model_name_or_path)
     if not name.startswith("runs/"):  # which another recipe makes
@@ -155,9 +157,37 @@ def test_models_that_are_not_there(name, message):
         check_model_name(name)
 
 
-def test_models_that_may_be_there(tmp_path):
+def test_models_that_may_be_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "is_offline_mode", lambda: False)
     for name in ("bert-tiny", "FacebookAI/roberta-base", str(tmp_path)):
         check_model_name(name)
+
+
+def test_models_that_were_never_fetched_are_refused_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="no folder 'runs/bert' .in .*, and no model of that name was fetched"):
+        check_model_name("runs/bert")
+    (tmp_path / "models--runs--bert").mkdir()
+    check_model_name("runs/bert")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokenizer_name", "/no/tokenizer"], "--tokenizer_name: there is no folder '/no/tokenizer'"),
+        (["--objective", "distillation(mlm)", "--teacher", "./no"], "--teacher: there is no folder './no'"),
+    ],
+)
+def test_folders_that_are_not_there_are_named(capsys, command, arguments, message):
+    assert message in failure(capsys, command + arguments)
+
+
+def test_an_unfit_family_is_refused_before_the_corpus_is_tokenized(capsys, command):
+    assert main([*command, "--model_name_or_path", "modernbert-tiny", "--objective", "clm"]) == 2
+    shown = capsys.readouterr()
+    assert "the family modernbert, of which transformers has no AutoModelForCausalLM" in shown.err
+    assert "gpt2-tiny" in shown.err and "documents" not in shown.out
 
 
 def test_tiny_recipe_is_what_runs_without_arguments():
@@ -180,6 +210,9 @@ def test_tiny_recipe_is_what_runs_without_arguments():
         (["--learning_rate", "much"], "invalid float value: 'much'"),
         (["corpus.txt"], "unexpected argument 'corpus.txt'"),
         (["--config", "nowhere"], "there is no recipe 'nowhere'; give a YAML file or one of: "),
+        (["--config", "bert-tinyy"], "there is no recipe 'bert-tinyy'; did you mean bert-tiny or "),
+        (["--mixture.en.corpus", "en.txt"], "there is no mixture.en; there are none: a recipe names them"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size must be 1 or more, not 0"),
         (["--torch_dtype", "int8"], "must be float32, bfloat16 or float16"),
         (["--config_overrides", "hidden_size"], "must read name=value"),
         (["--model_name_or_path", "bert-tny"], "did you mean bert-tiny"),

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from dataclasses import dataclass, field, fields, replace
@@ -23,7 +24,7 @@ from ..models.adapters import AdapterArguments
 from ..models.presets import list_presets
 from ..models.settings import dtype_named, overrides_from
 from ..objectives import Objective, get_objective
-from .command_line import ArgumentParser
+from .command_line import ArgumentParser, check_reporters
 from .corpora import CorpusArguments
 from .lamb import LAMB
 from .learning_rates import learning_rates
@@ -153,6 +154,9 @@ class PretrainingArguments(TrainingArguments):
         super().__post_init__()
         if lamb:
             self.optim = LAMB
+        if self.per_device_train_batch_size < 1:
+            raise ValueError(f"--per_device_train_batch_size must be 1 or more, not {self.per_device_train_batch_size}")
+        check_reporters(self)
         own_optimizer(self)  # refuses settings that it does not have
 
 
@@ -285,8 +289,10 @@ def recipe_arguments(config: str) -> list[str]:
     """
     path = next((p for p in (Path(config), RECIPES / Path(config).with_suffix(".yaml").name) if p.is_file()), None)
     if path is None:
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise ValueError(f"there is no recipe {config!r}; give a YAML file or one of: {names}")
+        names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        near = difflib.get_close_matches(Path(config).stem, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"give a YAML file or one of: {', '.join(names)}"
+        raise ValueError(f"there is no recipe {config!r}; {hint}")
     try:
         recipe = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

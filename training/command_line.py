@@ -46,6 +46,15 @@ def check_processes(args: TrainingArguments) -> None:
         )
 
 
+def check_reporters(args: TrainingArguments) -> None:
+    """Raise `ValueError` if `--report_to` names a logger that is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    known = {"clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
+    for name in sorted(known.intersection(args.report_to) - {*get_available_reporting_integrations()}):
+        raise ValueError(f"--report_to {name}: the package is not installed; `pip install {name}`, or leave it out")
+
+
 def run_command(
     work: Callable[[Console], Any],
     *,

@@ -148,4 +148,5 @@ def as_text(value: Any) -> str:
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, list(known), n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+    names = f"there are: {', '.join(known)}" if known else "there are none: a recipe names them (--config my.yaml)"
+    return f"did you mean {' or '.join(near)}?" if near else names

@@ -109,7 +109,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("parameters", f"{results['parameters'] / 1e6:.2f} M")
     table.add_row("steps × rows × tokens", f"{results['steps']:,} × {results['batch']} × {results['length']}")
-    table.add_row("tokens per second", f"{results['tokens_per_second']:,.0f}")
+    if results["tokens_per_second"]:  # a run shorter than --logging_steps has none
+        table.add_row("tokens per second", f"{results['tokens_per_second']:,.0f}")
     if results.get("checkpoint_bytes"):
         size, seconds = results["checkpoint_bytes"] / 1e6, results["seconds_per_save"]
         table.add_row("checkpoint on disk", f"{size:,.1f} MB, {seconds:.2f} s to save")
