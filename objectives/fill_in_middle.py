@@ -25,7 +25,7 @@ from .documents import DOCUMENT_END
 from .ragged import Ragged, join, row_sums, slices
 from .registry import register
 from .segments import pack
-from .seq2seq import without_padding
+from .seq2seq import text_of, without_padding
 from .vocabulary import Vocabulary
 
 RATE, ORDER, CUT = range(360, 363)
@@ -46,6 +46,7 @@ class FillInMiddle(CausalLM):
     the paper tokenizes all three parts again. Rows are cut after packing (the paper's "context level"), hold one
     document each, and are shorter than the model's input by the tokens that this adds, four or up to ten, so that
     nothing is truncated. The middle ends with the end token; a row that is not rearranged does where its document ends.
+    Alone, what the tokenizer puts before a text (LLaMA's `<s>`) stays before it all, as in the prompts it makes.
 
     Args:
         fim_rate: share of rows that are rearranged.
@@ -117,19 +118,21 @@ class FillInMiddle(CausalLM):
         zero = np.zeros(len(ids), np.int64)
         moved = keyed.uniform_at(draws.key, zero, RATE) < self.fim_rate
         late = moved & (keyed.uniform_at(draws.key, zero, ORDER) < self.fim_spm_rate)
-        size = ids.lengths - closed
+        ahead = text_of(ids, vocabulary)[0] - ids.offsets[:-1]
+        size = ids.lengths - closed - ahead
         if self.fim_unit == "character":
             size = row_sums(vocabulary.spelling.characters[ids.values], ids.offsets)
         cuts = np.sort([keyed.integers_at(draws.key, zero + which, CUT, size + 1) for which in (0, 1)], 0)
         if self.fim_unit == "character":
             ids, cuts = cut_between_characters(ids, np.where(moved, cuts, size), vocabulary.spelling)
-            cuts = np.minimum(cuts, ids.lengths - closed)
-        ids = rearrange(ids, cuts, closed, moved, late, special)
+            cuts = np.minimum(cuts, ids.lengths - closed) - ahead
+        ids = rearrange(ids, ahead, cuts, closed, moved, late, special)
         return super().corrupt({**rest, "input_ids": ids}, draws, vocabulary)
 
 
 def rearrange(
     ids: Ragged,
+    ahead: np.ndarray,
     cuts: np.ndarray,
     closed: np.ndarray,
     moved: np.ndarray,
@@ -139,13 +142,14 @@ def rearrange(
     """Rows with the middle at the end, see `FillInMiddle`; an end token that closes a row stays there.
 
     Args:
-        cuts: int64 `[2, B]`, tokens before the middle and before the suffix.
+        ahead: int64 `[B]`, special tokens before the text, which stay there.
+        cuts: int64 `[2, B]`, tokens of the text before the middle and before the suffix.
         closed, moved, late: bool `[B]`, rows that an end token closes, rows to rearrange, and those of them in the
             second order.
         special: ids of the prefix, suffix, middle and end tokens.
     """
     prefix_id, suffix_id, middle_id, end_id = special
-    start, length, zero = ids.offsets[:-1], ids.lengths - closed, np.zeros(len(ids), np.int64)
+    start, length, zero = ids.offsets[:-1] + ahead, ids.lengths - closed - ahead, np.zeros(len(ids), np.int64)
     left, right = np.where(moved, cuts, length)
 
     def part(begin, end, where) -> Ragged:
@@ -157,6 +161,7 @@ def rearrange(
 
     return join(
         [
+            Ragged(ids.values[slices(ids.offsets[:-1], ahead)], ahead),
             token(prefix_id, moved),
             part(zero, left, ~late),
             token(suffix_id, moved),

@@ -1,6 +1,7 @@
 """Fill in the middle: the text back from its parts, rates, orders, ends of documents, collator."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,20 @@ def test_parts_make_the_text(vocabulary, lengths, rate, closed, seed):
             assert row == text + [END] * closed
         assert positions == list(range(max(len(row) - 1, 0)))
         assert labels == row[1:]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("spm", [0.0, 1.0])
+def test_what_begins_a_text_stays_in_front(vocabulary, spm, closed):
+    """`<s> a b` → `<s> <prefix> … `, never `<s>` in the middle; and the text's parts are drawn as without it."""
+    begin = 5
+    framed = replace(vocabulary, prefix=(begin,))
+    texts = [[10, 11, 12]] * 500 + [[]] * 5
+    plain = Ragged.from_rows([text + [END] * closed for text in texts], np.int64)
+    rows = Ragged.from_rows([[begin, *text] + [END] * closed for text in texts], np.int64)
+    objective = get_objective("fim", fim_rate=0.8, fim_spm_rate=spm)
+    expected = corrupt(objective, {"input_ids": plain}, vocabulary)["input_ids"].tolist()
+    assert corrupt(objective, {"input_ids": rows}, framed)["input_ids"].tolist() == [[begin, *row] for row in expected]
 
 
 def test_rates_orders_and_cuts(vocabulary):
@@ -246,6 +261,17 @@ def test_characters_need_bytes(wordpiece_tokenizer, bpe_tokenizer):
             DataCollatorForFillInMiddle(tokenizer, fim_unit="character")
     with pytest.raises(ValueError, match="fim_unit"):
         get_objective("fim", fim_unit="word")
+
+
+def test_characters_behind_what_begins_a_text(byte_tokenizer, texts):
+    """As without it, behind it."""
+    vocabulary, begin = Vocabulary.from_tokenizer(byte_tokenizer), byte_tokenizer.convert_tokens_to_ids(NAMES[2])
+    rows = [byte_tokenizer(text, add_special_tokens=False).input_ids for text in [*texts[:50], ""]]
+    objective = get_objective("fim", fim_rate=0.8, fim_unit="character")
+    expected = corrupt(objective, {"input_ids": Ragged.from_rows(rows, np.int64)}, vocabulary)["input_ids"].tolist()
+    framed = Ragged.from_rows([[begin, *row] for row in rows], np.int64)
+    found = corrupt(objective, {"input_ids": framed}, replace(vocabulary, prefix=(begin,)))["input_ids"].tolist()
+    assert found == [[begin, *row] for row in expected]
 
 
 def test_rows_that_begin_inside_a_character():

@@ -179,7 +179,7 @@ class PhasedDataset(PretrainingDataset):
     def _check_columns(self, stretch: Stretch) -> None:
         """Raise `ValueError` where rows of the phase's components do not fit into one batch."""
         draws = np.zeros(len(stretch.ids), np.int64)
-        drawn = self._rows(stretch, draws, draws, np.array(stretch.ids), draws)
+        drawn = self._rows(stretch, draws, draws + stretch.first_step, np.array(stretch.ids), draws)
         self.objective.corrupt(drawn.rows, drawn.draws, self.vocabulary)
 
     def _identity(self) -> dict[str, Any]:

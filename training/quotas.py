@@ -85,8 +85,9 @@ class Quotas:
         edges = np.round(np.cumsum(shares, 1) * size_of, 9)
         self.edges = np.clip(np.ceil(edges - shift[:, None]), 0, size_of).astype(np.int64)  # [B, C], ends in each block
         self.edges[:, -1] = self.sizes
-        quotas = np.diff(self.edges, axis=1, prepend=0)
-        self.before = np.concatenate([np.zeros((1, shares.shape[1]), np.int64), np.cumsum(quotas, 0)])
+        self.starts = np.concatenate([np.zeros((blocks, 1), np.int64), self.edges[:, :-1]], 1)
+        quotas = np.cumsum(self.edges - self.starts, 0)
+        self.before = np.concatenate([np.zeros((1, shares.shape[1]), np.int64), quotas])
 
     def locate(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(component, how many units of it came before), int64 `[N]` each."""
@@ -95,10 +96,8 @@ class Quotas:
             return np.zeros_like(units), units
         block, place = np.divmod(units, self.size)
         slot = shuffled(place, self.sizes[block], keyed.combine(self.key, block))
-        edges = self.edges[block]
-        component = (edges <= slot[:, None]).sum(1)
-        begin = np.where(component > 0, np.take_along_axis(edges, np.maximum(component - 1, 0)[:, None], 1)[:, 0], 0)
-        return component, self.before[block, component] + slot - begin
+        component = (self.edges[block] <= slot[:, None]).sum(1)
+        return component, self.before[block, component] + slot - self.starts[block, component]
 
     def used(self, units: int) -> np.ndarray:
         """int64 `[C]`: units of each component among the first `units`."""
