@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import PegasusConfig, PegasusForConditionalGeneration
 
 from pretrain_zoo.objectives import DataCollatorForGapSentences, Draws, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives.documents import from_lists
 from pretrain_zoo.objectives.gap_sentences import rouge1
 
 PAD, END, MASK, SENTENCE, FIRST, SIZE = 0, 1, 3, 2, 10, 60
@@ -96,6 +98,18 @@ def test_noise_changes_what_is_taken(vocabulary):
     assert {tuple(t) for t in firm["label_ids"].tolist()} == {(10, 11, 12, 13, END)}
     seen = Counter(tuple(t) for t in noisy["label_ids"].tolist())
     assert set(seen) == {(10, 11, 12, 13, END), (10, 11, 12, 14, END)}  # the third is too far behind
+
+
+@pytest.mark.parametrize("suffix", [(), (END,)])
+def test_inputs_and_targets_fit_the_length(suffix, vocabulary):
+    """Also where every sentence is taken, and the tokenizer puts no end token behind a text."""
+    bare = replace(vocabulary, suffix=suffix)
+    documents = from_lists([[[20 + i] * 4 for i in range(30)]])
+    objective = get_objective("gsg", gap_sentence_ratio=1.0, min_share=1.0, mask_replace_prob=0.0)
+    plan = objective.plan(documents, bare, length=12, seed=0, epoch=0, global_batch=1)
+    out = corrupt(objective, plan.rows(np.arange(len(plan))), bare)
+    assert out["input_ids"].lengths.max() <= 12 and out["label_ids"].lengths.max() <= 12
+    assert sum(len(row) - 1 for row in out["label_ids"].tolist()) == 120
 
 
 def test_collator_feeds_a_stock_pegasus(byte_bpe_tokenizer, texts):

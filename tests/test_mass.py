@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration
 
@@ -42,6 +42,7 @@ def corrupt(objective, rows, vocabulary, seed=0):
     original=st.booleans(),
     seed=st.integers(0, 1000),
 )
+@example(lengths=[1, 0, 2], framed=False, ratio=1.0, original=True, seed=0)
 def test_any_rows(vocabulary, lengths, framed, ratio, original, seed):
     objective = get_objective(
         "mass", mass_ratio=ratio, original_positions=original, mask_replace_prob=1.0, random_replace_prob=0.0

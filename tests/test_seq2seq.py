@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, T5Config
+from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 
 from pretrain_zoo.models.presets import Backbone, backbone
 from pretrain_zoo.objectives import Ragged, Vocabulary, get_objective
@@ -114,6 +114,14 @@ def test_a_t5_config_from_scratch_learns_where_to_begin(vocabulary, corpus):
     batch = dense(batch_of(objective, corpus, vocabulary))
     del batch["decoder_input_ids"]
     assert torch.isfinite(model.main(**batch).loss)
+
+
+def test_a_checkpoint_that_knows_no_start_learns_it_for_generation_too(tokenizer, vocabulary, tmp_path):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    ids = {"pad_token_id": vocabulary.pad_id, "eos_token_id": vocabulary.eos_id}
+    T5ForConditionalGeneration(T5Config(vocab_size=vocabulary.size, **ids, **sizes)).save_pretrained(tmp_path)
+    main = get_objective("span_corruption").build(backbone(str(tmp_path), tokenizer), vocabulary).main
+    assert main.config.decoder_start_token_id == main.generation_config.decoder_start_token_id == vocabulary.pad_id
 
 
 def test_a_checkpoint_that_begins_otherwise_is_refused_with_the_fix(tokenizer, vocabulary, tmp_path):

@@ -1,6 +1,7 @@
 """Span corruption: a reference written as loops, round trips, plans, sentinels of tokenizers, collators."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_blocks_hold_all_tokens_and_no_document_ends(vocabulary):
     assert plan.rows(np.array([2, 0]))["input_ids"].tolist() == [rows.tolist()[2], rows.tolist()[0]]
     out = corrupt(objective, {"input_ids": rows}, vocabulary)
     assert (out["input_ids"].lengths[:-1] == 64).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"mean_noise_span_length": 8.0}, {"noise_density": 0.4}])
+@pytest.mark.parametrize("prefix", [(), (2,)])
+def test_blocks_fill_the_inputs_at_any_setting(settings, prefix, vocabulary):
+    begins = dataclasses.replace(vocabulary, prefix=prefix)
+    documents = from_lists([[rows_of([3000])["input_ids"].values.tolist()]])
+    objective = get_objective("span_corruption", **settings)
+    plan = objective.plan(documents, begins, length=64, seed=0, epoch=0, global_batch=1)
+    out = corrupt(objective, plan.rows(np.arange(len(plan) - 1)), begins)
+    assert set(out["input_ids"].lengths.tolist()) == {64}
+    assert all(row[: len(prefix)] == list(prefix) for row in out["input_ids"].tolist())
 
 
 @pytest.mark.parametrize("packing", ["full_sentences", "doc_sentences", "documents"])

@@ -113,6 +113,9 @@ def test_mixture_has_its_rates_and_whole_epochs():
         assert len(members) < 2 or (epochs[0] != epochs[1]).any()
     assert [mixed[i] for i in range(500)] == [MixedTasks(tasks, rates, 500, seed=3)[i] for i in range(500)]
     assert [mixed[i] for i in range(500)] != [MixedTasks(tasks, rates, 500, seed=4)[i] for i in range(500)]
+    alike = MixedTasks([list(range(100))] * 2, np.array([0.5, 0.5]), 200, seed=3)
+    one, other = (alike.example[alike.task == number][:50].tolist() for number in (0, 1))
+    assert one != other and one != MixedTasks([list(range(100))], np.ones(1), 50, seed=4).example.tolist()
 
 
 def test_chrf_by_hand():

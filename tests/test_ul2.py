@@ -30,6 +30,7 @@ def test_ul2_draws_denoisers_evenly_with_their_densities_and_spans(vocabulary):
     seen = np.bincount(chosen, minlength=7)
     assert (abs(seen - count / 7) < 5 * math.sqrt(count / 7 * 6 / 7)).all()
     noise, spans = noise_counts(np.full(count, length), *objective.noise({"denoisers": chosen}, ul2_draws(count)))
+    assert [mode for mode, _, _ in DENOISERS] == [0, 0, 1, 2, 2, 2, 2]
     expected = {0: (60, 20), 1: (60, 8), 2: (100, 1), 3: (200, 67), 4: (200, 25), 5: (60, 1), 6: (200, 3)}
     for denoiser, pair in expected.items():
         assert set(zip(noise[chosen == denoiser].tolist(), spans[chosen == denoiser].tolist(), strict=True)) == {pair}
@@ -94,8 +95,20 @@ def test_ul2_fills_the_inputs_of_each_denoiser(length, vocabulary):
         assert (found[:, 2] <= length).all()
         seen.append(rows["denoisers"].tolist())
     assert seen[0][:50] != seen[1][:50] and objective.replans and not get_objective("ul2", packing="documents").replans
+    other = objective.plan(documents, big, length=length, seed=6, epoch=1, global_batch=1)
+    assert other.chosen[:50].tolist() != seen[1][:50]
     share = np.bincount(seen[0] + seen[1], minlength=7) / (len(seen[0]) + len(seen[1]))
     assert (abs(share - 1 / 7) < 5 * math.sqrt(6 / 49 / (len(seen[0]) + len(seen[1])))).all()
+
+
+def test_ul2_makes_room_for_what_stands_before_a_text(vocabulary):
+    begins = dataclasses.replace(vocabulary, prefix=(2, 6))
+    documents = from_lists([[rows_of([9000])["input_ids"].values.tolist()]])
+    objective = get_objective("ul2")
+    plan = objective.plan(documents, begins, length=64, seed=0, epoch=0, global_batch=1)
+    out = corrupt(objective, plan.rows(np.arange(len(plan) - 1)), begins)
+    assert set(out["input_ids"].lengths.tolist()) <= {63, 64} and out["input_ids"].lengths.max() == 64
+    assert all(row[:2] == [2, 6] and row[2] in MODES.values() for row in out["input_ids"].tolist())
 
 
 def test_ul2_rows_are_shorter_where_sentinels_run_out(vocabulary):
