@@ -40,6 +40,13 @@ def test_each_phase_has_its_stretch_as_soon_as_one_says_so(parse):
     assert factor(28) == pytest.approx(0, abs=1e-9)  # asked for after the last step
 
 
+def test_a_share_of_warmup_is_rounded_up(parse):
+    """As transformers does: a quarter of ten steps takes three."""
+    (phase,) = parse({"phases": {"a": {"steps": 10, "warmup_steps": 0.25}}}).phases
+    factor = learning_rates((phase,), Rates())
+    assert [factor(step) for step in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
 def test_settings_of_the_runs_schedule_are_not_those_of_another_kind(parse):
     class Cosine(Rates):
         lr_scheduler_type, lr_scheduler_kwargs = "cosine_with_min_lr", {"min_lr_rate": 0.5}

@@ -103,6 +103,18 @@ def test_held_out_rows_of_each_component_once(text):
     assert held_out.after(2).loss_of(means, data.objective.terms, 0.5) == pytest.approx(0.75 * 4 + 0.25 * 8)
 
 
+def test_components_mask_an_example_each_in_its_own_way(text):
+    """Two that read one corpus: noise is keyed on the component, too."""
+    a, b = components(text, "mlm", "mlm")
+    data = run_of(text, a, replace(b, train=a.train), steps=400)
+    draws = drawn(data, range(len(data))).draws
+    keys: dict[tuple[int, int], dict[int, int]] = {}
+    for component, epoch, example, key in zip(draws.component, draws.epoch, draws.example, draws.key):
+        keys.setdefault((int(epoch), int(example)), {})[int(component)] = int(key)
+    both = [found for found in keys.values() if len(found) == 2]
+    assert len(both) > 100 and all(found[0] != found[1] for found in both)
+
+
 def test_held_out_loss_has_that_of_routers(text):
     """As the loss of training, where it is not the mixture's but the model's."""
     data = run_of(text, *components(text, "clm", "clm"))

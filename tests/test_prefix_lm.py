@@ -66,10 +66,11 @@ def test_prefix_lm_leaks_nothing(model, attention):
         assert torch.equal(visible(built, ids, ranks), expected)
 
 
-def test_padding_changes_no_prediction():
-    objective, model = build("prefix_lm")
+@pytest.mark.parametrize("name", ["prefix_lm", "unilm"])
+def test_padding_changes_no_prediction(name):
+    objective, model = build(name)
     collator = ObjectiveCollator(objective, text()[0], sparse_labels=True)
-    features = [{"input_ids": list(range(20, 20 + n)), "example_id": n} for n in (5, 9)]
+    features = [{"input_ids": list(range(20, 20 + n)), "example_id": n} for n in (5, 9, 6, 7, 5, 8, 5, 6, 7, 5)]
     model.eval()
     together = model(**collator(features), want=("logits",)).outputs["logits"]
     alone = [model(**collator([f]), want=("logits",)).outputs["logits"] for f in features]
