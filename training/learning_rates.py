@@ -54,9 +54,10 @@ def scheduler_options(kind: str, options: Any, steps: int) -> dict[str, Any]:
 
 def _stretch(phase: PhaseArguments, args: Any) -> Callable[[int], float]:
     """Factor of the run's learning rate at each step of a phase."""
-    own = {name: getattr(args, name) for name in RATE} | (phase.rate or {})
-    if "lr_scheduler_type" in (phase.rate or {}):
-        own["lr_scheduler_kwargs"] = phase.rate.get("lr_scheduler_kwargs")  # not those of the run's kind
+    said = phase.rate or {}
+    own = {name: getattr(args, name) for name in RATE} | said
+    if "lr_scheduler_type" in said:
+        own["lr_scheduler_kwargs"] = said.get("lr_scheduler_kwargs")  # not those of the run's kind
     if isinstance(own["lr_scheduler_kwargs"], str):
         own["lr_scheduler_kwargs"] = json.loads(own["lr_scheduler_kwargs"])
     try:
