@@ -19,6 +19,7 @@ from rich.console import Console
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from ..models.quantised import check_trainable
 from ..models.task_models import TaskModelArguments, load_task_model, size_report
 from .distilled_trainer import distilled
 from .encoded import Collator, EncodedExamples
@@ -59,6 +60,11 @@ def prepare(
     unlabelled: Examples | None = None,
 ) -> PreparedTask:
     """Sample and tokenize the splits as the arguments say; `unlabelled` rows join those to train on, all of them."""
+    special = tokenizer.num_special_tokens_to_add(pair=len(task.texts) > 1)
+    if args.max_seq_length <= special:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} leaves no room for text beside {special} special tokens"
+        )
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     sampled = {name: examples.sample(limits.get(name.partition("_")[0])) for name, examples in splits.items()}
     if unlabelled is not None:
@@ -93,6 +99,7 @@ def finetune(
     Raises:
         ValueError: for what cannot work, or if `folder` holds another run.
     """
+    check_trainable(model_args)
     task, splits = prepared.task, prepared.splits
     args = _for_run(args, folder)
     teacher = teacher if teacher is not None and teacher.teacher is not None else None

@@ -45,6 +45,8 @@ def read_squad(path: str | Path) -> list[Question]:
     path = Path(path)
     if path.suffix not in _OPEN:
         raise ValueError(f"{path}: SQuAD files end in .json, .json.gz or .json.xz")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
     try:
         with _OPEN[path.suffix](path, "rt", encoding="utf-8") as file:
             content = json.load(file)

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, TrainerCallback
 
+from ..models.quantised import check_trainable
 from ..models.task_checkpoints import is_adapter
 from ..models.task_models import TaskModelArguments, load_saved, load_task_model, size_report
 from ..training.run_folder import write_json
@@ -97,6 +98,8 @@ def run_squad(
     Raises:
         ValueError: for what cannot work, or if `folder` holds another run.
     """
+    if train:
+        check_trainable(model_args)
     train, dev = sample(train, args.max_train_samples), sample(dev, args.max_eval_samples)
     may_be_silent = any(not question.answers for question in (*train, *dev))
     sampled = {"train_questions": len(train), "dev_questions": len(dev)}

@@ -40,7 +40,7 @@ def read_columns(
 
     Raises:
         DataError: no such file, unknown format, bytes that are not UTF-8, a column that is not there, a row that is
-            too short or not JSON, with file and line.
+            too short, not JSON or null there, with file and line.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}")
@@ -105,6 +105,8 @@ def _from_objects(path: Path, file: IO[str], names: Sequence[str]) -> Columns:
             if name not in row:
                 _place(f"{path}, line {number}", name, list(row))
             value = row[name]
+            if value is None:
+                raise DataError(f"{path}, line {number}: {name!r} is null; fill it in, or leave the line out")
             columns[name].append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return columns
 

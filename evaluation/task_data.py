@@ -194,6 +194,11 @@ def custom_task(
     texts = tuple(text_columns) or _guess_texts(train_file)
     columns = read_columns(train_file, (*texts, label_column))
     values = columns[label_column]
+    if "" in values:
+        raise DataError(
+            f"{train_file}: example {values.index('') + 1} has no label in column {label_column!r}; fill it in, or "
+            "leave the row out (a teacher can label such rows: --transfer_file)"
+        )
     labels = None if _are_numbers(values) else tuple(sorted(set(values), key=_label_order))
     if labels is not None and len(labels) < 2:
         raise DataError(
@@ -225,6 +230,8 @@ def _guess_texts(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     there = read_header(path)
+    if not there:
+        raise DataError(f"{path}: the file is empty")
     for names in (("sentence1", "sentence2"), ("premise", "hypothesis"), ("sentence",), ("text",)):
         if set(names) <= set(there):
             return names

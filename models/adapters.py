@@ -122,13 +122,15 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, task: str | None
     except ImportError as error:
         raise ImportError("--peft needs peft: pip install 'pretrain-zoo[finetune]'") from error
     check_adapter(args, model, task)
-    common: dict[str, Any] = {"modules_to_save": list(trained) or None, "base_model_name_or_path": _origin(model)}
+    common: dict[str, Any] = {"modules_to_save": list(trained) or None}
     if args.peft in VIRTUAL_TOKENS:
         common["task_type"] = "QUESTION_ANS" if task == "question_answering" else "SEQ_CLS"
         config = _virtual_token_config(args, model, common)
     else:  # peft's class for question answering drops token types, so the plain one is used, which passes all on
         config = _weight_config(args, model, common)
-    return peft.get_peft_model(model, config)
+    adapted = peft.get_peft_model(model, config)
+    config.base_model_name_or_path = _origin(model)  # peft has written the name as it was given
+    return adapted
 
 
 def _origin(model: PreTrainedModel) -> str | None:

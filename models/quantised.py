@@ -42,6 +42,13 @@ class QuantisationArguments:
     )
 
 
+def check_trainable(args: Any) -> None:
+    """Raise `ValueError` if the weights are to be quantised and nothing is put beside them that can be trained."""
+    if (args.load_in_8bit or args.load_in_4bit) and not args.peft:
+        flag = "--load_in_4bit" if args.load_in_4bit else "--load_in_8bit"
+        raise ValueError(f"{flag}: quantised weights cannot be trained; train adapters beside them: --peft lora")
+
+
 def quantisation_config(args: QuantisationArguments, skip: list[str] | None) -> BitsAndBytesConfig | None:
     """What `from_pretrained` takes as `quantization_config`; `None` if nothing is to be quantised.
 

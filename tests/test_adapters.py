@@ -134,6 +134,18 @@ def test_adapters_load_without_code_of_ours(checkpoints, texts, tmp_path):
     assert torch.equal(logits(loaded, columns), logits(model, columns))
 
 
+@pytest.mark.filterwarnings("error:The PEFT config")
+def test_adapters_name_their_checkpoint_by_its_full_path(checkpoints, texts, tmp_path, monkeypatch):
+    folder = checkpoints("bert")
+    monkeypatch.chdir(folder.parent)
+    tokenizer, model = load(folder.name, peft="lora")
+    save_task_model(model, tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert peft.PeftConfig.from_pretrained("adapter").base_model_name_or_path == str(folder.resolve())
+    columns = batch(tokenizer, model, texts[:4])
+    assert torch.equal(logits(load_saved(tmp_path / "adapter"), columns), logits(model, columns))
+
+
 @pytest.mark.parametrize("method", ["lora", "ia3", "prompt"])
 def test_random_weights_are_saved_with_their_adapters(method, checkpoints, texts, tmp_path):
     """A preset's weights are nowhere else; the folder can be moved."""

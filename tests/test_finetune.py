@@ -353,6 +353,11 @@ def test_command_searches_and_compares_with_random_weights(finished, glue_folder
         (["--search", "everything", "--task_name", "cola", "--data_dir", "GLUE"], "--search must be bert"),
         (["--class_weights", "balanced", "--task_name", "stsb", "--data_dir", "GLUE"], "has no classes"),
         (["--no_such_option", "1"], "no_such_option"),
+        (["--load_in_4bit", "--task_name", "cola", "--data_dir", "GLUE"], "--peft lora"),
+        (
+            ["--max_seq_length", "2", "--task_name", "cola", "--data_dir", "GLUE"],
+            "leaves no room for text beside 2 special",
+        ),
     ],
 )
 def test_command_stops_with_one_clear_line(finished, glue_folder, tmp_path, capsys, options, message):

@@ -192,6 +192,16 @@ def test_own_task_refuses_what_does_not_fit(tmp_path):
         custom_task(good, good, text_columns=("review",))
     with pytest.raises(DataError, match="there is no file"):
         custom_task(good, tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match=r"empty\.csv: the file is empty"):
+        custom_task(tmp_path / "empty.csv", good)
+    gaps = write_rows(tmp_path / "gaps.csv", [{"text": "a", "label": "x"}, {"text": "b", "label": ""}] * 2)
+    with pytest.raises(DataError, match=r"gaps\.csv: example 2 has no label in column 'label'"):
+        custom_task(gaps, good)
+    for name in ("text", "label"):
+        rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"} | {name: None}]
+        with pytest.raises(DataError, match=f"line 2: '{name}' is null"):
+            custom_task(write_rows(tmp_path / f"{name}.jsonl", rows), good)
     (tmp_path / "bad.jsonl").write_text('{"text": "a", "label": 1}\n{"text": ')
     with pytest.raises(DataError, match="line 2: not JSON"):
         custom_task(tmp_path / "bad.jsonl", good)

@@ -9,12 +9,13 @@ from transformers.pytorch_utils import Conv1D
 from pretrain_zoo.models.adapters import merge
 from pretrain_zoo.models.quantised import (
     QuantisationArguments,
+    check_trainable,
     check_widths,
     is_quantised,
     quantisation_config,
     settle,
 )
-from pretrain_zoo.models.task_models import load_saved, save_task_model, size_report
+from pretrain_zoo.models.task_models import TaskModelArguments, load_saved, save_task_model, size_report
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
@@ -202,6 +203,14 @@ def test_settings(checkpoints):
         quantisation_config(QuantisationArguments(load_in_4bit=True, bnb_4bit_quant_type="int4"), [])
     with pytest.raises(ValueError, match="preset with random weights, which there is no use in quantising"):
         load("bert-tiny", tokenizer_name=str(checkpoints("bert")), load_in_8bit=True)
+
+
+def test_quantised_weights_alone_cannot_be_trained():
+    for flag, given in (("--load_in_4bit", FOUR), ("--load_in_8bit", EIGHT)):
+        with pytest.raises(ValueError, match=f"{flag}: quantised weights cannot be trained; .* --peft lora"):
+            check_trainable(TaskModelArguments(model_name_or_path="m", **given))
+        check_trainable(TaskModelArguments(model_name_or_path="m", peft="lora", **given))
+    check_trainable(TaskModelArguments(model_name_or_path="m"))
 
 
 @pytest.mark.gpu

@@ -195,6 +195,8 @@ def test_damaged_files_are_refused(tmp_path):
         read_squad(write(tmp_path / "double.json", double))
     with pytest.raises(ValueError, match=r"end in \.json"):
         read_squad(tmp_path / "dev.txt")
+    with pytest.raises(ValueError, match=r"there is no file .*none\.json"):
+        read_squad(tmp_path / "none.json")
 
 
 def test_articles_are_not_divided():
