@@ -119,20 +119,21 @@ def text_infilling(
     values, keep = text.values.copy(), np.ones(len(text.values), bool)
     covered = slices(word[filled], spans.values[filled])
     covered = slices(first[covered], size[covered])
-    keep[covered] = replace_length < 0
     marks = first[word[filled]]
-    number = begin.positions
-    fill = _fill(key, number, mask_id, random_replace_prob, pool)
     if replace_length < 0:
         owner = np.searchsorted(marks, covered, "right") - 1
         place = covered - text.offsets[row[filled][owner]] + (1 << 32)
         values[covered] = _fill(key[filled][owner], place, mask_id, random_replace_prob, pool)
-    elif replace_length > 0:
-        values[marks] = fill[filled]
-        keep[marks] = True
+        return text.with_values(values)
+    keep[covered] = False
+    if replace_length == 0:
+        return text.keep(keep)
+    fill = _fill(key, begin.positions, mask_id, random_replace_prob, pool)
+    values[marks] = fill[filled]
+    keep[marks] = True
     inserted = np.flatnonzero(~filled)
-    if replace_length < 1 or not len(inserted):
-        return Ragged(values, text.lengths).keep(keep)
+    if not len(inserted):
+        return text.with_values(values).keep(keep)
     at_end = begin.values[inserted] >= words[row[inserted]]
     place = np.where(at_end, text.offsets[1:][row[inserted]], first[np.minimum(word[inserted], len(first) - 1)])
     lengths = row_sums(keep, text.offsets) + noise.row_counts(inserted, begin.offsets)
