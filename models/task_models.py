@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from .adapters import AdapterArguments, add_adapter
+from .compressed import NOTE
 from .families import FAMILIES
 from .optimizer_groups import optimizer_groups
 from .pooled_classifier import Pooling, pooled_classifier, stock_pooling
@@ -222,6 +223,10 @@ def _load(
             )
         model = Backbone(config, None, parts.attn_implementation, parts.dtype).load(model_class)
         return model, {name for name, _ in model.named_parameters()}
+    if Path(parts.checkpoint, NOTE).is_file() or getattr(parts.config, "quantization_config", None):
+        raise ValueError(
+            f"{parts.checkpoint} holds compressed weights, which cannot be fine-tuned; fine-tune first, then compress"
+        )
     options: dict[str, Any] = {"dtype": parts.dtype or torch.float32}
     if parts.attn_implementation is not None:
         options["attn_implementation"] = parts.attn_implementation

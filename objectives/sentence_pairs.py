@@ -101,8 +101,9 @@ class SentencePairs(Objective):
         sentences = Sentences.of(documents)
         if self.random_next and len(sentences.numbers) < 2:
             raise ValueError(
-                f"{self.name} takes the second text of half of its pairs from another document, and the corpus has "
-                f"{len(sentences.numbers)}; separate documents by blank lines, or use sop, which needs only one"
+                f"{self.name} takes the second text of half of its pairs from another document, and the corpus, "
+                f"or its held-out part, has {len(sentences.numbers)}; separate documents by blank lines, hold out more "
+                "of them, or use sop, which needs only one"
             )
         return PairPlan.make(
             documents,

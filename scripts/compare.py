@@ -26,6 +26,7 @@ from rich.table import Table
 from pretrain_zoo.objectives import list_objectives
 from pretrain_zoo.scripts.pretrain import pretrain
 from pretrain_zoo.training.arguments import parse_arguments
+from pretrain_zoo.training.objective_arguments import settings_of
 from pretrain_zoo.training.run_folder import RESULTS
 
 PAIR_TERMS = ("nsp", "sop")
@@ -148,8 +149,14 @@ def main(argv: list[str] | None = None) -> int:
     options, shared = parser.parse_known_args(argv)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    names = options.objectives.split(",")
+    try:
+        for name in names:
+            settings_of(name)
+    except ValueError as error:
+        parser.error(str(error))
     console, folder = Console(highlight=False), Path(options.output_dir)
-    rows = compare(options.objectives.split(","), shared, folder, console)
+    rows = compare(names, shared, folder, console)
     table = Table(*COLUMNS)
     for line in markdown(rows).splitlines()[2:]:
         table.add_row(*(cell.strip(" `*") for cell in line.strip("|").split("|")))

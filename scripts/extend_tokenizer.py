@@ -20,6 +20,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from pretrain_zoo.models.extended_vocabulary import extend_checkpoint
+from pretrain_zoo.models.settings import check_checkpoint
 from pretrain_zoo.scripts.train_tokenizer import MEASURED_DOCUMENTS, measure, split_corpus
 from pretrain_zoo.training.command_line import read_arguments, run_command
 from pretrain_zoo.training.corpora import CorpusArguments
@@ -41,6 +42,7 @@ def extend(arguments: ExtensionArguments, corpus_arguments: CorpusArguments, con
     folder = Path(arguments.output_dir)
     if folder.resolve() == Path(arguments.checkpoint).resolve():
         raise ValueError("--output_dir is the checkpoint itself; give another folder")
+    check_checkpoint(arguments.checkpoint, "checkpoint")
     old = AutoTokenizer.from_pretrained(arguments.checkpoint, trust_remote_code=False)
     training, sample = split_corpus(corpus_arguments)
     measured = "held-out documents" if sample else "training documents"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -132,6 +133,9 @@ def print_table(rows: dict[str, str], console: Console) -> None:
 
 def train(arguments: TokenizerArguments, corpus_arguments: CorpusArguments, console: Console) -> None:
     """Train, save and print a table. Raises `ValueError` and `OSError` for what cannot be."""
+    folder = Path(arguments.output_dir)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"--output_dir {folder} holds files, and none of them is a tokenizer; give another folder")
     training, sample = split_corpus(corpus_arguments)
     special = [token.strip() for token in (arguments.special_tokens or "").split(",") if token.strip()]
     needs: tuple[str, ...] = ()

@@ -70,6 +70,20 @@ def test_the_parser_raises():
         parser.parse_args(["--steps", "many"])
 
 
+def test_unknown_arguments_are_named_with_the_nearest(capsys):
+    parser = ArgumentParser(FinetuneArguments)
+    for given, message in (
+        (["--max_seq_lenght", "64"], "unknown argument --max_seq_lenght; did you mean --max_seq_length"),
+        (["--max-seq-lenght=64"], "unknown argument --max-seq-lenght=64; did you mean --max_seq_length"),
+        (["--xyz"], "unknown argument --xyz; see --help"),
+        (["notes.txt"], "unknown argument notes.txt; see --help"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parser.parse_args_into_dataclasses(given)
+    known, rest = parser.parse_args_into_dataclasses(["--seed", "7", "--other", "1"], return_remaining_strings=True)
+    assert known.seed == 7 and rest == ["--other", "1"]
+
+
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     alone = types.SimpleNamespace(world_size=1)
     check_processes(alone)

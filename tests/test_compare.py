@@ -31,6 +31,13 @@ def test_trivial_answers_by_hand():
     assert trivial_loss("mlm", {"objective": "mlm", "baseline": None}, {}) is None
 
 
+def test_unknown_objectives_are_refused_before_the_first_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--objectives", "mlm,rtdd", "--output_dir", str(tmp_path / "runs")])
+    assert stop.value.code == 2 and not (tmp_path / "runs").exists()
+    assert "unknown objective 'rtdd'; did you mean 'rtd'" in capsys.readouterr().err
+
+
 def test_table_of_two_runs(tmp_path, capsys):
     corpus, folder = tmp_path / "corpus.txt", tmp_path / "runs"
     corpus.write_text("\n\n".join(make_texts(60)))

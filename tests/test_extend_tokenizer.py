@@ -381,3 +381,5 @@ def test_script_and_training_goes_on(tmp_path, capsys):
 def test_script_refuses_to_write_over_the_checkpoint(tmp_path, capsys):
     assert script.main([str(tmp_path), "--output_dir", str(tmp_path), "--corpus", "x.txt"]) == 2
     assert "give another folder" in capsys.readouterr().err
+    assert script.main(["./nowhere", "--output_dir", str(tmp_path), "--corpus", "x.txt"]) == 2
+    assert "checkpoint: there is no folder './nowhere'" in capsys.readouterr().err

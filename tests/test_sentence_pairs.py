@@ -342,7 +342,7 @@ def test_word_starts_come_with_the_pairs():
 
 def test_what_cannot_work_is_refused():
     documents, _, vocabulary = make_corpus([[3, 4, 5]])
-    with pytest.raises(ValueError, match="the corpus has 1; separate documents"):
+    with pytest.raises(ValueError, match="held-out part, has 1; separate documents"):
         plan_of("nsp", documents, vocabulary)
     assert len(plan_of("sop", documents, vocabulary))
     with pytest.raises(ValueError, match="no room for two texts"):
@@ -407,7 +407,7 @@ def test_collator_refuses_what_it_cannot_pair(wordpiece_tokenizer):
     collator = DataCollatorForNSP(wordpiece_tokenizer)
     with pytest.raises(ValueError, match="'sentences'.*or 'text'"):
         collator([{"input_ids": [5, 6]}])
-    with pytest.raises(ValueError, match="the corpus has 1"):
+    with pytest.raises(ValueError, match="the corpus, or its held-out part, has 1"):
         collator([{"sentences": [[20, 21], [22]]}])
     with pytest.raises(ValueError, match="the sentences hold others"):
         collator([{"sentences": [[20, 2100]]}, {"sentences": [[22]]}])

@@ -130,6 +130,15 @@ def test_refusals(checkpoints, wordpiece_tokenizer, tmp_path):
         ValueError, match="no weights for 16 parameters of the backbone, among them bert.encoder.layer.1"
     ):
         load(tmp_path)
+    (tmp_path / "compression.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds compressed weights, which cannot be fine-tuned"):
+        load(tmp_path)
+    (tmp_path / "compression.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds compressed weights, which cannot be fine-tuned"):
+        load(tmp_path)
 
 
 def test_tokenizers(checkpoints, byte_bpe_tokenizer, tmp_path):

@@ -205,6 +205,14 @@ def test_script_keeps_documents_from_training(tmp_path, capsys):
     assert "training documents" in capsys.readouterr().out
 
 
+def test_script_writes_into_no_folder_of_other_files(tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    command = ["--output_dir", str(tmp_path), "--corpus", str(tmp_path / "corpus.txt"), "--vocab_size", "300"]
+    assert script.main(command) == 2
+    assert "holds files, and none of them is a tokenizer" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
 def test_measure():
     tokenizer = train_tokenizer(["aa bb"] * 3, vocab_size=40)
     figures = script.measure(tokenizer, ["aa bb, aa", "aa z"])

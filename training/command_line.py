@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -15,10 +16,25 @@ from transformers import HfArgumentParser, TrainingArguments
 
 
 class ArgumentParser(HfArgumentParser):
-    """Raises `ValueError` instead of printing two pages of usage."""
+    """Raises `ValueError` instead of printing two pages of usage, for unknown arguments with the nearest known."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+    def parse_args_into_dataclasses(  # type: ignore[override]
+        self, args: list[str] | None = None, return_remaining_strings: bool = False, **settings: Any
+    ) -> tuple[Any, ...]:
+        """As the base class does."""
+        *objects, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **settings)
+        if return_remaining_strings:
+            return (*objects, rest)
+        if rest:
+            name = rest[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+            flags = [flag for action in self._actions for flag in action.option_strings if "-" not in flag[2:]]
+            near = difflib.get_close_matches(name, flags, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
+            raise ValueError(f"unknown argument {rest[0]}; {hint}")
+        return tuple(objects)
 
 
 def read_arguments(
