@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from .adapters import read_adapter, save_adapter, set_adapter
 from .attention_masks import check_document_attention, document_positions, model_masks
 from .bidirectional import is_causal_only, load_bidirectional
+from .compressed import NOTE
 from .families import FAMILIES
 from .masked_positions import LabelledRows, attach, stock_model
 from .router_losses import Routers
@@ -329,10 +330,16 @@ class PretrainingModel(PreTrainedModel):
 
 
 def check_backbone(objective: Objective, backbone: Backbone) -> None:
-    """Raise `ValueError` for a backbone of a family without the head that an objective of a plain architecture trains.
+    """Raise `ValueError` for a backbone whose training is bound to fail, before a corpus is tokenized for it.
 
-    Says before the corpus is tokenized what `build_model` would say.
+    That is one of a family without the head that an objective of a plain architecture trains, or one with compressed
+    weights.
     """
+    compressed = backbone.checkpoint is not None and Path(backbone.checkpoint, NOTE).is_file()
+    if compressed or getattr(backbone.config, "quantization_config", None):
+        raise ValueError(
+            f"{backbone.checkpoint} holds compressed weights, which cannot be trained; train, then compress"
+        )
     causal = objective.architecture == "masked_lm" and is_causal_only(backbone.config)  # its mask is lifted
     if not causal and objective.architecture in AUTO_CLASSES:
         backbone.check(AUTO_CLASSES[objective.architecture])

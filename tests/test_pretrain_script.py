@@ -183,6 +183,19 @@ def test_folders_that_are_not_there_are_named(capsys, command, arguments, messag
     assert message in failure(capsys, command + arguments)
 
 
+@pytest.mark.parametrize("note", [{"compression.json": {}}, {"config.json": {"quantization_config": {"bits": 4}}}])
+def test_compressed_checkpoints_are_refused_before_the_corpus_is_tokenized(capsys, command, tmp_path, note):
+    assert main(command) == 0
+    ((name, added),) = note.items()
+    path = tmp_path / "run" / name
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | added))
+    capsys.readouterr()
+    assert main([*command, "--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "more")]) == 2
+    shown = capsys.readouterr()
+    assert "holds compressed weights, which cannot be trained" in shown.err and "documents" not in shown.out
+    assert not (tmp_path / "more").exists()
+
+
 def test_an_unfit_family_is_refused_before_the_corpus_is_tokenized(capsys, command):
     assert main([*command, "--model_name_or_path", "modernbert-tiny", "--objective", "clm"]) == 2
     shown = capsys.readouterr()
@@ -227,6 +240,19 @@ def test_damaged_recipe(capsys, tmp_path):
     (tmp_path / "b.yaml").write_text("- objective\n")
     assert "not valid YAML" in failure(capsys, ["--config", tmp_path / "a.yaml"])
     assert "must hold lines like" in failure(capsys, ["--config", tmp_path / "b.yaml"])
+
+
+def test_a_component_without_corpus_is_no_component_of_the_default_one(tmp_path):
+    recipe = tmp_path / "mixture.yaml"
+    recipe.write_text("mixture:\n  en: {corpus: en.txt}\n  ko: {language: ko}\n")
+    given = ["--config", str(recipe), "--use_cpu"]
+    with pytest.raises(ValueError, match="mixture.ko names no corpus: give --mixture.ko.corpus, or in the recipe"):
+        parse_arguments(given)
+    assert len(parse_arguments([*given, "--mixture.ko.corpus", "embedded"]).phases) == 1
+    recipe.write_text(recipe.read_text() + "corpus: all.txt\n")
+    assert len(parse_arguments(given).phases) == 1
+    recipe.write_text("mixture:\n  a: {mlm_probability: 0.3}\n  b: {}\n")  # both of the default corpus
+    assert len(parse_arguments(given).phases) == 1
 
 
 def test_help_lists_settings_of_the_objective(capsys):

@@ -28,7 +28,14 @@ from .command_line import ArgumentParser, check_reporters
 from .corpora import CorpusArguments
 from .lamb import LAMB
 from .learning_rates import learning_rates
-from .nested_arguments import MixtureArguments, as_text, read_nested, refuse_hidden, split_nested
+from .nested_arguments import (
+    MixtureArguments,
+    as_text,
+    read_nested,
+    refuse_hidden,
+    refuse_missing_corpora,
+    split_nested,
+)
 from .objective_arguments import parts_of, settings_from_arguments, settings_of
 from .optimizers import ADAFACTOR, ADAFACTOR_SETTINGS, own_optimizer
 from .phases import Defaults, PhaseArguments, mixture_of, phases_of, refuse_settings_of_run
@@ -216,6 +223,8 @@ def _in_phases(
     args = run.training
     if args.num_train_epochs > 0:
         raise ValueError("phases and mixtures count steps; give --max_steps instead of --num_train_epochs")
+    if run.corpus.corpus == CorpusArguments.corpus:
+        refuse_missing_corpora(nested)
     refuse_settings_of_run(nested, {f.name for group in (ModelArguments, PretrainingArguments) for f in fields(group)})
     whole = all(isinstance(phase.get("steps"), int) for phase in nested["phases"].values()) and nested["phases"]
     defaults = Defaults(

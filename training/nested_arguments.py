@@ -139,6 +139,19 @@ def refuse_hidden(argv: Sequence[str], nested: Mapping[str, Mapping[str, dict]])
             raise ValueError(f"the recipe sets {setting} in {', '.join(owners)}; say {choice}")
 
 
+def refuse_missing_corpora(nested: Mapping[str, Mapping[str, dict]]) -> None:
+    """Raise `ValueError` where some components of the mixture name a corpus, and others nothing but the default."""
+    named = {name for name, settings in nested["mixture"].items() if "corpus" in settings}
+    for phase in nested["phases"].values():
+        named |= {name for name, settings in phase.get("mixture", {}).items() if "corpus" in settings}
+    missing = [name for name in nested["mixture"] if name not in named]
+    if named and missing:
+        raise ValueError(
+            f"mixture.{missing[0]} names no corpus: give --mixture.{missing[0]}.corpus, or in the recipe a corpus "
+            "for all that name none"
+        )
+
+
 def as_text(value: Any) -> str:
     """A value of a recipe as it is written on a command line."""
     if isinstance(value, dict):
