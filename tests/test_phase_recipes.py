@@ -13,7 +13,7 @@ from phased_runs import COMMON, corpus
 
 from pretrain_zoo.objectives import Documents
 from pretrain_zoo.scripts.pretrain import main
-from pretrain_zoo.training.phases import pair
+from pretrain_zoo.training.phase_recipes import pair
 from pretrain_zoo.training.prepare import Data, get_phased_datasets
 
 

@@ -38,7 +38,8 @@ from .nested_arguments import (
 )
 from .objective_arguments import parts_of, settings_from_arguments, settings_of
 from .optimizers import ADAFACTOR, ADAFACTOR_SETTINGS, own_optimizer
-from .phases import Defaults, PhaseArguments, mixture_of, phases_of, refuse_settings_of_run
+from .phase_recipes import Defaults, phases_of, refuse_settings_of_run
+from .phases import PhaseArguments, mixture_of
 
 RECIPES = Path(__file__).resolve().parent.parent / "scripts" / "recipes"
 DEFAULT_MODELS = {
