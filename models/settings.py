@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import is_offline_mode
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.file_download import repo_folder_name
+from transformers.utils.hub import cached_file, is_offline_mode
 
 
 def check_checkpoint(name: str, role: str) -> None:
@@ -23,11 +21,21 @@ def check_checkpoint(name: str, role: str) -> None:
         return
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ValueError(f"{role}: there is no folder {name!r}; a model of the Hub is written owner/name")
-    if is_offline_mode() and not Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model")).is_dir():
+    if is_offline_mode() and not _fetched(name):
         raise ValueError(
             f"{role}: there is no folder {name!r} (in {Path.cwd()}), and no model of that name was fetched from the "
             "Hub, which HF_HUB_OFFLINE=1 keeps out of reach"
         )
+
+
+def _fetched(name: str) -> bool:
+    for file in ("config.json", "tokenizer_config.json", "adapter_config.json"):
+        try:
+            cached_file(name, file, local_files_only=True)
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

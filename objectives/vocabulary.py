@@ -54,7 +54,13 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer(cls, tokenizer) -> Vocabulary:
-        """Read a Hugging Face tokenizer (fast or slow). Raises `ValueError` when it has no ordinary tokens."""
+        """Read a Hugging Face tokenizer (fast or slow).
+
+        Raises `ValueError` when it has no ordinary tokens, or is something else, such as the name of one.
+        """
+        if not hasattr(tokenizer, "get_vocab"):
+            kind = repr(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__
+            raise ValueError(f"a tokenizer is needed, not {kind}; load one with AutoTokenizer.from_pretrained(…)")
         ids = np.array(sorted(set(tokenizer.get_vocab().values())), np.int64)
         special = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
         special |= {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if getattr(t, "special", False)}

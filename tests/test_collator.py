@@ -344,6 +344,13 @@ def without_pad(tokenizer):
     return tokenizer
 
 
+def test_a_name_is_no_tokenizer():
+    with pytest.raises(ValueError, match="a tokenizer is needed, not 'bert-base-uncased'; load one with AutoTokenizer"):
+        ObjectiveCollator("mlm", "bert-base-uncased")
+    with pytest.raises(ValueError, match="a tokenizer is needed, not NoneType"):
+        ObjectiveCollator("mlm", None)
+
+
 def test_a_tokenizer_without_padding(wordpiece_tokenizer):
     collator = DataCollatorForCausalLM(without_pad(wordpiece_tokenizer))
     assert collator([[20, 21], [22, 23]])["labels"].tolist() == [[-100, 21], [-100, 23]]

@@ -165,10 +165,14 @@ def test_models_that_may_be_there(monkeypatch, tmp_path):
 
 def test_models_that_were_never_fetched_are_refused_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "is_offline_mode", lambda: True)
-    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="no folder 'runs/bert' .in .*, and no model of that name was fetched"):
         check_model_name("runs/bert")
-    (tmp_path / "models--runs--bert").mkdir()
+    snapshot = tmp_path / "models--runs--bert" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--runs--bert" / "refs").mkdir()
+    (tmp_path / "models--runs--bert" / "refs" / "main").write_text("0123")
     check_model_name("runs/bert")
 
 

@@ -67,7 +67,8 @@ def check_reporters(args: TrainingArguments) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     known = {"clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
-    for name in sorted(known.intersection(args.report_to) - {*get_available_reporting_integrations()}):
+    given = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for name in sorted(known.intersection(given) - {*get_available_reporting_integrations()}):
         raise ValueError(f"--report_to {name}: the package is not installed; `pip install {name}`, or leave it out")
 
 
