@@ -134,9 +134,9 @@ def add_adapter(model: PreTrainedModel, args: AdapterArguments, task: str | None
 
 
 def _origin(model: PreTrainedModel) -> str | None:
-    """Where the weights are from: a Hub name, or a folder by its full path."""
+    """Where the weights are from: a Hub name, or a folder by its full path; `None` for random ones."""
     name = model.config._name_or_path
-    return (str(Path(name).resolve()) if Path(name).is_dir() else name) or None
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or None
 
 
 def _weight_config(args: AdapterArguments, model: PreTrainedModel, common: dict[str, Any]) -> Any:
