@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, list_objectives
 
 PAIRS = {"nsp", "sop", "tlm"}
-"""Their collators read documents or pairs; see test_sentence_pairs and test_translation."""
+"""Their collators read documents or pairs; see test_sentence_pair_collators and test_translation."""
 MASKED = {"mlm", "whole_word_mlm", "ngram_mlm", "span_mlm"}
 
 NAMES = [name for name in list_objectives() if name not in PAIRS]
