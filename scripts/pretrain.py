@@ -39,6 +39,7 @@ from pretrain_zoo.training.mixed_evaluation import MixedEvaluationDataset
 from pretrain_zoo.training.prepare import (
     Data,
     all_texts,
+    check_known,
     check_model_name,
     corpus_summary,
     get_all_data,
@@ -74,7 +75,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         return finished
 
     with args.main_process_first(local=False):
-        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective)
+        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective, codes_of(run))
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         objective.check(vocabulary)
         parts = backbone(
@@ -91,6 +92,8 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         if run.model.peft:
             parts = trained_backbone(parts, run.model)
         corpora = get_all_data(run, tokenizer, cache_dir)
+    for data in corpora.values():
+        check_known(data.train, vocabulary)
     train_dataset: PretrainingDataset
     eval_dataset: EvaluationDataset
     if run.phases:

@@ -362,6 +362,13 @@ def test_tokenizer_without_mask_token(capsys, command, tmp_path):
     assert "has no mask token, which this objective needs" in message
 
 
+def test_text_that_the_tokenizer_does_not_know(capsys, command, tmp_path):
+    train_tokenizer(["고양이가 매트에 앉았다"] * 9, "wordpiece", 100).save_pretrained(tmp_path / "korean")
+    message = failure(capsys, [*command, "--tokenizer_name", tmp_path / "korean"])
+    assert "of the corpus' tokens are unknown to the tokenizer; raise --vocab_size, or name a tokenizer" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_vocabulary_larger_than_the_embeddings(capsys, command, tmp_path):
     message = failure(capsys, [*command, "--config_overrides", "vocab_size=20"])
     assert "vocab_size 20 is too small" in message

@@ -1,6 +1,7 @@
 """Special tokens of trained tokenizers: those that presets and objectives need, their places, their names in text."""
 
 import json
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,19 @@ def test_a_preset_gets_the_kind_that_was_published(family, tmp_path):
     assert json.loads(found.backend_tokenizer.to_str())["model"]["type"] == model
     assert found.convert_ids_to_tokens(range(len(first))) == first
     assert ("mat" in "".join(found.tokenize("MAT"))) == (family in ("bert", "albert"))  # lower case
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "t5"])
+def test_accents_are_stripped_from_english_alone(family, tmp_path):
+    """Hangul and kana keep their letters whole; NFC, since decomposed text looks the same."""
+    texts = ["Ein Bär läuft. 고양이가 매트에 앉았다. ガラスのドア。 naïve café"] * 8
+    model = ModelArguments(model_name_or_path=f"{family}-tiny", vocab_size=300)
+    other = get_tokenizer(model, texts, str(tmp_path), languages=["de", "ko"])
+    ids = other("Bär 고양이가 ガラス", add_special_tokens=False).input_ids
+    assert unicodedata.is_normalized("NFC", "".join(other.convert_ids_to_tokens(ids)))
+    assert other.decode(ids).replace(" ", "").lower() == "bär고양이가ガラス" and other.unk_token_id not in ids
+    english = get_tokenizer(model, texts, str(tmp_path), languages=["en"])
+    assert ("cafe" in english.decode(english("café").input_ids)) == (family != "t5")
 
 
 def test_a_trained_tokenizer_gets_the_mask_that_its_objective_needs(tmp_path):

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -74,9 +74,16 @@ def check_model_name(name: str) -> None:
 
 
 def get_tokenizer(
-    model: ModelArguments, corpus: Iterable[str], cache_dir: str, objective: Objective | None = None
+    model: ModelArguments,
+    corpus: Iterable[str],
+    cache_dir: str,
+    objective: Objective | None = None,
+    languages: Collection[str] = ("en",),
 ) -> PreTrainedTokenizerBase:
     """The tokenizer named, else the checkpoint's, else one trained on the corpus (once, kept in `cache_dir`).
+
+    One trained here strips accents, where its kind does, from English text alone: they tell letters apart in most other
+    `languages` of the corpus, and without them Hangul is taken apart.
 
     Where the model is a preset, whose embeddings are made for the tokenizer, it gets the special tokens of `objective`
     that it lacks, and one trained here its mask too.
@@ -86,7 +93,8 @@ def get_tokenizer(
     trained = source is None
     if source is None:
         kind = KINDS.get(name.rpartition("-")[0], "wordpiece")
-        source = str(_trained(corpus, kind, model.vocab_size, cache_dir))
+        options = {} if {*languages} <= {"en"} else {"strip_accents": False}
+        source = str(_trained(corpus, kind, model.vocab_size, cache_dir, options))
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # only the attention mask tells padding
@@ -105,12 +113,12 @@ def get_tokenizer(
     return tokenizer
 
 
-def _trained(corpus: Iterable[str], kind: str, vocab_size: int, cache_dir: str) -> Path:
-    key = f"{text_hash(corpus)} {kind} {vocab_size} {version('tokenizers')}"
+def _trained(corpus: Iterable[str], kind: str, vocab_size: int, cache_dir: str, options: dict[str, Any]) -> Path:
+    key = f"{text_hash(corpus)} {kind} {vocab_size} {version('tokenizers')} {options or ''}".strip()
     folder = Path(cache_dir) / f"tokenizer-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     if not folder.is_dir():
         unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        train_tokenizer(corpus, kind, vocab_size).save_pretrained(unfinished)
+        train_tokenizer(corpus, kind, vocab_size, **options).save_pretrained(unfinished)
         try:
             os.replace(unfinished, folder)
         except OSError:  # another process was faster
@@ -132,6 +140,17 @@ def get_data(run: RunArguments, tokenizer: PreTrainedTokenizerBase, cache_dir: s
     corpus = arguments.open()
     parts = (train, held_out) if arguments.validation_file is None else (train,)
     return Data(train, held_out, summary(corpus, survey(corpus, cache_dir), *parts))
+
+
+def check_known(documents: Documents, vocabulary: Vocabulary) -> None:
+    """Raise `ValueError` if most of the text is unknown to the tokenizer, so that there is little to predict."""
+    tokens = documents.tokens[:1_000_000]
+    unknown = int((tokens == vocabulary.unk_id).sum()) if vocabulary.unk_id is not None else 0
+    if 2 * unknown > len(tokens):
+        raise ValueError(
+            f"{unknown / len(tokens):.0%} of the corpus' tokens are unknown to the tokenizer; raise --vocab_size, or "
+            "name a tokenizer of the corpus' language (--tokenizer_name)"
+        )
 
 
 def get_all_data(run: RunArguments, tokenizer: PreTrainedTokenizerBase, cache_dir: str) -> dict[str, Data]:
