@@ -1,17 +1,12 @@
-"""Masked LM, whole words and n-grams: exact counts, published rates, and the same noise whatever the batch."""
-
-from collections import Counter
+"""Masked LM: what is selected and replaced at which rates, exact counts, what is excluded, settings out of range."""
 
 import numpy as np
 import pytest
+from masked_rows import SELECTIONS, corrupt, draws_of, make_rows, random_rows, within
 
-from pretrain_zoo.objectives import Draws, Ragged, Vocabulary, get_objective, keyed, noise
-from pretrain_zoo.objectives.mlm import word_starts
-from pretrain_zoo.objectives.segments import pack
+from pretrain_zoo.objectives import Ragged, Vocabulary, get_objective
 
 KINDS = ("mlm", "whole_word_mlm", "ngram_mlm")
-SELECTIONS = [("mlm", "independent"), ("mlm", "exact"), ("whole_word_mlm", "independent"), ("whole_word_mlm", "exact")]
-SELECTIONS.append(("ngram_mlm", "exact"))
 
 
 @pytest.fixture(scope="module")
@@ -21,42 +16,10 @@ def vocabulary(wordpiece_tokenizer):
 
 @pytest.fixture(scope="module")
 def rows(documents, vocabulary):
-    """The fixture's documents in examples of 128 tokens, with word starts."""
-    plan = pack(documents, vocabulary, length=128, columns=("word_starts",))
-    return plan.rows(np.arange(len(plan)))
+    return make_rows(documents, vocabulary)
 
 
-def random_rows(vocabulary, count: int, length: int, mean_word: float = 1.0, seed: int = 0):
-    """Rows of random ordinary tokens, `[CLS] … [SEP]`, where each token begins a word by a coin."""
-    rng = np.random.default_rng(seed)
-    text = rng.choice(vocabulary.random_pool, (count, length - 2))
-    ids = np.concatenate([np.full((count, 1), vocabulary.cls_id), text, np.full((count, 1), vocabulary.sep_id)], 1)
-    batch = Ragged(ids.reshape(-1), np.full(count, length))
-    return {"input_ids": batch, "word_starts": batch.with_values(rng.random(count * length) < 1 / mean_word)}
-
-
-def draws_of(rows, seed=0, epoch=0, progress=0.0) -> Draws:
-    example = np.arange(len(rows["input_ids"]))
-    return Draws.of(seed, example, epoch, example, progress)
-
-
-def corrupt(objective, rows, vocabulary, **draw):
-    """(original ids, corrupted ids, bool selected), flat."""
-    out = objective.corrupt(rows, draws_of(rows, **draw), vocabulary)
-    ids = rows["input_ids"]
-    selected = np.zeros(len(ids.values), bool)
-    flat = np.repeat(ids.offsets[:-1], out["label_positions"].lengths) + out["label_positions"].values
-    assert (np.diff(flat) > 0).all()
-    selected[flat] = True
-    assert np.array_equal(out["label_ids"].values, ids.values[flat])  # labels are the originals
-    assert np.array_equal(out["label_ids"].lengths, out["label_positions"].lengths)
-    assert np.array_equal(out["input_ids"].lengths, ids.lengths)
-    return ids.values, out["input_ids"].values, selected
-
-
-def within(count: float, trials: float, probability: float) -> bool:
-    """Whether a binomial count lies within five standard errors."""
-    return abs(count - trials * probability) < 5 * np.sqrt(trials * probability * (1 - probability))
+# rates
 
 
 @pytest.mark.parametrize(("name", "selection"), SELECTIONS)
@@ -131,6 +94,9 @@ def test_exact_counts_follow_bert(limit, vocabulary):
         assert out["label_positions"].lengths.tolist() == counts
 
 
+# excluded tokens
+
+
 def test_padding_does_not_count(vocabulary):
     """Rows padded beforehand have as many predictions as without their padding, at the same places."""
     rows = random_rows(vocabulary, 6, 50)
@@ -160,190 +126,7 @@ def test_columns_can_exclude_tokens(vocabulary):
         assert selected.any() and not (selected & excluded).any()
 
 
-# words
-
-
-def words_of(rows, vocabulary) -> list[list[int]]:
-    """Words as lists of flat indices, by a plain loop; special tokens are words of their own."""
-    words: list[list[int]] = []
-    ids, starts = rows["input_ids"], rows["word_starts"].values
-    for b in range(len(ids)):
-        for index in range(ids.offsets[b], ids.offsets[b + 1]):
-            special = not vocabulary.maskable[ids.values[index]]
-            after = index > ids.offsets[b] and not vocabulary.maskable[ids.values[index - 1]]
-            if starts[index] or special or after or index == ids.offsets[b]:
-                words.append([])
-            words[-1].append(index)
-    return words
-
-
-@pytest.mark.parametrize("name", ["whole_word_mlm", "ngram_mlm"])
-@pytest.mark.parametrize("probability", [0.15, 0.4])
-def test_words_are_selected_whole_and_fill_the_budget(name, probability, rows, vocabulary):
-    objective = get_objective(name, mlm_probability=probability)
-    _, _, selected = corrupt(objective, rows, vocabulary)
-    words = words_of(rows, vocabulary)
-    assert all(selected[word].all() or not selected[word].any() for word in words)
-    ids = rows["input_ids"]
-    counts = np.add.reduceat(selected, ids.offsets[:-1])
-    budget = np.maximum(1, np.rint(probability * ids.lengths))
-    left_out = [
-        min(
-            len(w)
-            for w in words
-            if ids.rows[w[0]] == b and vocabulary.maskable[ids.values[w[0]]] and not selected[w[0]]
-        )
-        for b in range(len(ids))
-    ]
-    assert (counts <= budget).all()
-    assert (counts + left_out > budget).all()  # no other word would have fitted
-
-
-def test_independent_words(rows, vocabulary):
-    _, _, selected = corrupt(get_objective("whole_word_mlm", selection="independent"), rows, vocabulary)
-    words = [w for w in words_of(rows, vocabulary) if vocabulary.maskable[rows["input_ids"].values[w[0]]]]
-    assert all(selected[word].all() or not selected[word].any() for word in words)
-    assert within(sum(selected[word[0]] for word in words), len(words), 0.15)
-
-
-def test_whole_words_equal_berts_loop(rows, vocabulary):
-    """The released loop, row by row, in the order of the keyed scores."""
-    ids, draws = rows["input_ids"], draws_of(rows)
-    _, _, selected = corrupt(get_objective("whole_word_mlm"), rows, vocabulary)
-    words = words_of(rows, vocabulary)
-    for b in range(len(ids)):
-        begin, n = int(ids.offsets[b]), int(ids.lengths[b])
-        score = keyed.row_bits(draws.key[b : b + 1], ids.lengths[b : b + 1], noise.ORDER)
-        units = [w for w in words if begin <= w[0] < begin + n and vocabulary.maskable[ids.values[w[0]]]]
-        covered: list[int] = []
-        for unit in sorted(units, key=lambda w: (score[w[0] - begin], w[0])):
-            if len(covered) + len(unit) <= max(1, round(0.15 * n)):
-                covered += unit
-        assert np.flatnonzero(selected[begin : begin + n]).tolist() == sorted(i - begin for i in covered)
-
-
-def test_special_tokens_are_words_of_their_own(vocabulary):
-    ids = Ragged.from_rows([[2, 10, 11, 3, 12, 13, 3], [2, 10]], np.int64)
-    starts = ids.with_values(np.array([0, 1, 0, 0, 0, 0, 0, 0, 0], bool))
-    columns = {"input_ids": ids, "word_starts": starts}
-    # [CLS] | 10 11 | [SEP] | 12 13 | [SEP]; the first token of a row is marked elsewhere
-    assert word_starts(columns, vocabulary)[:7].tolist() == [True, True, False, True, True, False, True]
-    objective = get_objective("whole_word_mlm", mlm_probability=0.3)  # 2 of 7
-    for seed in range(20):
-        positions = objective.corrupt(columns, draws_of(columns, seed=seed), vocabulary)["label_positions"]
-        assert positions.row(0).tolist() in ([1, 2], [4, 5])
-        assert positions.row(1).tolist() == [1]
-
-
-# n-grams
-
-
-@pytest.mark.parametrize("most", [1, 3, 5])
-def test_ngram_sizes_are_drawn_by_one_over_n(most, vocabulary):
-    rows = random_rows(vocabulary, 20, 2002)
-    ids = rows["input_ids"]
-    first = np.flatnonzero(vocabulary.maskable[ids.values])
-    offsets = np.searchsorted(first, ids.offsets)
-    objective = get_objective("ngram_mlm", max_ngram=most)
-    sizes = objective.sizes(draws_of(rows).key, ids, first, np.ones(len(first), np.int64), offsets)
-    drawn = sizes(np.arange(len(first)))
-    rest = offsets[1:].repeat(np.diff(offsets)) - np.arange(len(first))
-    assert (drawn <= np.minimum(rest, most)).all()
-    counts = Counter(drawn[rest >= most].tolist())
-    total, harmonic = sum(counts.values()), sum(1 / n for n in range(1, most + 1))
-    statistic = sum((counts[n] - total / n / harmonic) ** 2 / (total / n / harmonic) for n in range(1, most + 1))
-    assert statistic < most - 1 + 5 * np.sqrt(2 * max(most - 1, 1))
-    assert set(counts) == set(range(1, most + 1))
-
-
-def test_ngrams_are_runs_of_words(vocabulary):
-    """On long input, few n-grams touch, so the lengths of runs follow the sizes drawn: mean 18/11."""
-    rows = random_rows(vocabulary, 200, 1002)
-    objective = get_objective("ngram_mlm", mlm_probability=0.02)
-    _, _, selected = corrupt(objective, rows, vocabulary)
-    assert selected.sum() == 200 * 20
-    edges = np.flatnonzero(np.diff(np.append(0, selected), append=0))
-    runs = edges[1::2] - edges[::2]
-    assert abs(runs.mean() - 18 / 11) < 0.1
-    assert 0.15 < (runs == 3).mean() < 0.22
-
-
-def test_ngrams_do_not_cross_special_tokens(vocabulary):
-    text = [2] + [20, 21, 3] * 40
-    ids = Ragged.from_rows([text] * 30, np.int64)
-    columns = {"input_ids": ids, "word_starts": ids.with_values(np.ones(len(ids.values), bool))}
-    first = np.flatnonzero(vocabulary.maskable[ids.values])
-    objective = get_objective("ngram_mlm")
-    offsets = np.searchsorted(first, ids.offsets)
-    sizes = objective.sizes(draws_of(columns).key, ids, first, np.ones(len(first), np.int64), offsets)
-    drawn = sizes(np.arange(len(first)))
-    assert set(drawn[::2]) == {1, 2} and set(drawn[1::2]) == {1}
-    assert within((drawn[::2] == 1).sum(), len(drawn) // 2, 2 / 3)  # renormalised over the sizes that fit
-
-
-# keys
-
-
-@pytest.mark.parametrize(("name", "selection"), SELECTIONS)
-def test_noise_does_not_depend_on_the_batch(name, selection, rows, vocabulary):
-    objective, draws = get_objective(name, selection=selection), draws_of(rows)
-    whole = objective.corrupt(rows, draws, vocabulary)
-    rng = np.random.default_rng(0)
-    for index in (np.array([3]), np.array([7, 0, 5]), rng.permutation(len(draws))):
-        part = {name: column.take(index) for name, column in rows.items()}
-        out = objective.corrupt(part, draws.take(index), vocabulary)
-        for column in ("input_ids", "label_positions", "label_ids"):
-            assert out[column].tolist() == whole[column].take(index).tolist()
-
-
-@pytest.mark.parametrize(("name", "selection"), SELECTIONS)
-def test_epochs_and_seeds_give_unrelated_masks(name, selection, vocabulary):
-    """The overlap of two independent masks is p² of all tokens."""
-    rows = random_rows(vocabulary, 400, 128)
-    objective = get_objective(name, selection=selection, mlm_probability=0.3)
-    _, _, base = corrupt(objective, rows, vocabulary)
-    _, _, again = corrupt(objective, rows, vocabulary)
-    assert np.array_equal(base, again)
-    for draw in ({"epoch": 1}, {"seed": 1}):
-        _, _, other = corrupt(objective, rows, vocabulary, **draw)
-        maskable = 400 * 126
-        share = base.sum() / maskable * (other.sum() / maskable)
-        assert abs((base & other).sum() - maskable * share) < 5 * np.sqrt(maskable * share * (1 - share)) * (
-            2 if name == "ngram_mlm" else 1  # neighbours go together
-        )
-
-
-@pytest.mark.parametrize("copies", [1, 3])
-def test_static_masks_repeat(copies, rows, vocabulary):
-    objective = get_objective("mlm", dupe_factor=copies)
-    masks = [corrupt(objective, rows, vocabulary, epoch=epoch)[1].tolist() for epoch in range(2 * copies + 1)]
-    assert masks[:copies] == masks[copies : 2 * copies]
-    assert masks[0] == masks[2 * copies]
-    assert len({str(mask) for mask in masks}) == copies
-
-
-@pytest.mark.parametrize("selection", ["independent", "exact"])
-@pytest.mark.parametrize("name", ["mlm", "whole_word_mlm"])
-def test_schedules(name, selection, vocabulary):
-    rows = random_rows(vocabulary, 300, 128)
-    settings = {"mlm_probability": 0.3, "final_mlm_probability": 0.1, "selection": selection}
-    for shape, progress, expected in (
-        ("linear", 0.0, 0.3),
-        ("linear", 0.5, 0.2),
-        ("linear", 0.9, 0.12),
-        ("cosine", 0.25, 0.3 - 0.2 * (1 - np.sqrt(0.5)) / 2),
-        ("cosine", 0.5, 0.2),
-    ):
-        objective = get_objective(name, mlm_schedule=shape, **settings)
-        _, _, selected = corrupt(objective, rows, vocabulary, progress=progress)
-        if selection == "exact":
-            assert selected.sum() == 300 * round(expected * 128)
-        else:
-            assert within(selected.sum(), 300 * 126, expected)
-    per_row = np.where(np.arange(300) < 150, 0.0, 0.999)  # rows of one batch may lie at different points of a run
-    _, _, selected = corrupt(get_objective(name, **settings), rows, vocabulary, progress=per_row)
-    early, late = selected[: 150 * 128].sum(), selected[150 * 128 :].sum()
-    assert 2.5 < early / late < 3.5
+# settings
 
 
 @pytest.mark.parametrize(
