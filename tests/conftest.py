@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import math
 import random
 from collections import Counter
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -62,6 +63,14 @@ def wordpiece_tokenizer(texts) -> PreTrainedTokenizerFast:
     from pretrain_zoo.training.tokenizer import train_tokenizer  # the library's own trainer gives another every time
 
     return train_tokenizer(texts, "wordpiece", vocab_size=200)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(wordpiece_tokenizer, tmp_path_factory) -> Path:
+    """Where `wordpiece_tokenizer` is saved."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    wordpiece_tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

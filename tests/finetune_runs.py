@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 from conftest import make_texts
+from rich.console import Console
 
-from pretrain_zoo.evaluation.finetune import PreparedTask, prepare
+from pretrain_zoo.evaluation.finetune import PreparedTask, finetune, prepare
 from pretrain_zoo.evaluation.finetune_arguments import FinetuneArguments
 from pretrain_zoo.evaluation.glue_tasks import GLUE
 from pretrain_zoo.evaluation.task_data import Examples
 from pretrain_zoo.models.task_models import TaskModelArguments
 
 TRAIN_ROWS, DEV_ROWS, TEST_ROWS = 38, 27, 5
+QUIET = Console(quiet=True)
 
 
 def examples(rows: int, seed: int, labels: bool = True) -> Examples:
@@ -44,3 +46,9 @@ def model_arguments(tokenizer: str | Path, **settings: Any) -> TaskModelArgument
     size = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64"
     options: dict[str, Any] = {"model_name_or_path": "bert-tiny", "config_overrides": size}
     return TaskModelArguments(tokenizer_name=str(tokenizer), **(options | settings))
+
+
+def finished_run(folder: Path, tokenizer_folder: Path, tokenizer: Any) -> tuple[Path, dict[str, Any]]:
+    """The folder of a run of three epochs, and its result."""
+    prepared, model_args = prepared_task(tokenizer), model_arguments(tokenizer_folder)
+    return folder, finetune(prepared, model_args, arguments(folder), folder, QUIET)
