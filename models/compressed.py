@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -22,6 +23,12 @@ from .pruning import HEADS, head_groups, set_head_attributes
 
 WEIGHTS = "compressed.safetensors"
 NOTE = "compression.json"
+
+
+def is_compressed(checkpoint: str | Path | None, config: Any = None) -> bool:
+    """Whether a checkpoint's weights cannot be trained: made here (`NOTE`), or quantised, as its config says."""
+    noted = checkpoint is not None and Path(checkpoint, NOTE).is_file()
+    return noted or bool(getattr(config, "quantization_config", None))
 
 
 def save_compressed(model: PreTrainedModel, folder: str | Path) -> bool:

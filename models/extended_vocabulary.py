@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from .compressed import NOTE
+from .compressed import is_compressed
 from .pretraining import HEADS_FILE
 
 Pieces = Sequence[Sequence[int]]
@@ -39,7 +39,7 @@ def extend_checkpoint(source: str | Path, target: str | Path, pieces: Pieces, fi
     Raises `ValueError` for what cannot be extended, with the reason.
     """
     source, target = str(source), Path(target)
-    if (Path(source) / NOTE).is_file():
+    if is_compressed(source):
         raise ValueError(f"{source} is compressed; extend the checkpoint it was made from, then compress that")
     models = []
     for folder in ("", *_parts(Path(source))):

@@ -9,7 +9,8 @@ from ..objectives.sentence_pairs import SentencePairs
 from ..objectives.sharing import parts_of
 from ..objectives.translation import TranslationLM
 from .bidirectional import is_causal_only
-from .pretraining import PretrainingModel, build_model
+from .build_model import build_model
+from .pretraining import PretrainingModel
 from .ranked_attention import RankedAttentionModel
 from .sentence_pairs import build_pair_model
 from .translation import TranslationModel

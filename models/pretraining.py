@@ -12,30 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .adapters import read_adapter, save_adapter, set_adapter
-from .attention_masks import check_document_attention, document_positions, model_masks
-from .bidirectional import is_causal_only, load_bidirectional
-from .compressed import NOTE
+from .attention_masks import document_positions, model_masks
 from .families import FAMILIES
 from .masked_positions import LabelledRows, attach, stock_model
 from .router_losses import Routers
 
 if TYPE_CHECKING:
     from ..objectives.base import Objective, Term
-    from ..objectives.vocabulary import Vocabulary
-    from .presets import Backbone
 
 HEADS_FILE = "pretraining_heads.safetensors"
 """File of a checkpoint with the parameters outside the main model; there only if there are any."""
-
-AUTO_CLASSES: dict[str, Any] = {
-    "masked_lm": AutoModelForMaskedLM,
-    "causal_lm": AutoModelForCausalLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-}
 
 _WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 _POSITIONS_AFTER_PAD = {family.model_type for family in FAMILIES.values() if family.positions_after_pad}
@@ -327,57 +317,3 @@ class PretrainingModel(PreTrainedModel):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resizes the main model's."""
         return stock_model(self.main).resize_token_embeddings(*args, **kwargs)
-
-
-def check_backbone(objective: Objective, backbone: Backbone) -> None:
-    """Raise `ValueError` for a backbone whose training is bound to fail, before a corpus is tokenized for it.
-
-    That is one of a family without the head that an objective of a plain architecture trains, or one with compressed
-    weights.
-    """
-    compressed = backbone.checkpoint is not None and Path(backbone.checkpoint, NOTE).is_file()
-    if compressed or getattr(backbone.config, "quantization_config", None):
-        raise ValueError(
-            f"{backbone.checkpoint} holds compressed weights, which cannot be trained; train, then compress"
-        )
-    causal = objective.architecture == "masked_lm" and is_causal_only(backbone.config)  # its mask is lifted
-    if not causal and objective.architecture in AUTO_CLASSES:
-        backbone.check(AUTO_CLASSES[objective.architecture])
-
-
-def build_model(
-    objective: Objective,
-    backbone: Backbone,
-    vocabulary: Vocabulary,
-    model_class: type[PretrainingModel] = PretrainingModel,
-) -> PretrainingModel:
-    """The model for an objective of a plain architecture: "masked_lm", "causal_lm" or "seq2seq".
-
-    Heads that an earlier run left beside the backbone's checkpoint go on from there.
-
-    Raises `ValueError` for another architecture, for a backbone that cannot keep attention within documents where the
-    objective wants it, and what `objective.check` raises.
-    """
-    if objective.architecture not in AUTO_CLASSES:
-        raise ValueError(
-            f"objective {objective.name!r} trains a model of its own kind ({objective.architecture!r}) and must "
-            "override `build`"
-        )
-    objective.check(vocabulary, backbone.config)
-    overrides: dict[str, Any] = {}
-    if objective.architecture == "causal_lm":
-        if backbone.config.model_type == "xlnet":
-            raise ValueError("XLNet is causal only under a permutation mask; use a causal backbone, such as gpt2-tiny")
-        known = backbone.config.to_dict()
-        # else encoders see ahead, and causal models that were made bidirectional
-        overrides = {name: True for name in ("is_decoder", "causal", "is_causal") if name in known}
-    if objective.architecture == "masked_lm" and is_causal_only(backbone.config):
-        main = load_bidirectional(backbone)
-    else:
-        main = backbone.load(AUTO_CLASSES[objective.architecture], **overrides)
-    model = model_class(objective, main, objective.heads(main, vocabulary))
-    if backbone.checkpoint is not None:
-        model.load_heads(backbone.checkpoint)
-    if getattr(objective, "document_attention", False):
-        check_document_attention(model)
-    return model

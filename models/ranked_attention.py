@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from .build_model import build_model
 from .masked_positions import stock_model
-from .pretraining import PretrainingModel, build_model
+from .pretraining import PretrainingModel
 
 
 def ranked_mask(ranks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

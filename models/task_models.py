@@ -26,7 +26,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from .adapters import AdapterArguments, add_adapter
-from .compressed import NOTE
+from .compressed import is_compressed
 from .families import FAMILIES
 from .optimizer_groups import optimizer_groups
 from .pooled_classifier import Pooling, pooled_classifier, stock_pooling
@@ -223,7 +223,7 @@ def _load(
             )
         model = Backbone(config, None, parts.attn_implementation, parts.dtype).load(model_class)
         return model, {name for name, _ in model.named_parameters()}
-    if Path(parts.checkpoint, NOTE).is_file() or getattr(parts.config, "quantization_config", None):
+    if is_compressed(parts.checkpoint, parts.config):
         raise ValueError(
             f"{parts.checkpoint} holds compressed weights, which cannot be fine-tuned; fine-tune first, then compress"
         )

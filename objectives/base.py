@@ -264,7 +264,7 @@ class Objective:
 
     def build(self, backbone: Backbone, vocabulary: Vocabulary) -> PretrainingModel:
         """The model to train, its weights random or from the backbone's checkpoint."""
-        from ..models.pretraining import build_model
+        from ..models.build_model import build_model
 
         return build_model(self, backbone, vocabulary)
 

@@ -23,8 +23,8 @@ import transformers
 from rich.console import Console
 
 from pretrain_zoo.models.bidirectional import is_lifted
+from pretrain_zoo.models.build_model import check_backbone
 from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.models.pretraining import check_backbone
 from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
 from pretrain_zoo.models.settings import check_checkpoint
 from pretrain_zoo.objectives import Vocabulary
@@ -75,7 +75,8 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
         return finished
 
     with args.main_process_first(local=False):
-        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective, codes_of(run))
+        codes = codes_of(run)
+        tokenizer = get_tokenizer(run.model, all_texts(run), cache_dir, objective, codes)
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         objective.check(vocabulary)
         parts = backbone(
@@ -86,7 +87,7 @@ def pretrain(run: RunArguments, console: Console) -> dict[str, Any]:
             dtype=run.model.dtype,
             **run.model.overrides,
         )
-        languages = number_languages(codes_of(run), parts, run.model.overrides)
+        languages = number_languages(codes, parts, run.model.overrides)
         objective.check(vocabulary, parts.config)
         check_backbone(objective, parts)
         if run.model.peft:

@@ -203,8 +203,8 @@ def run_text_to_text(
 
 def run_identity(tasks_args: TaskArguments, model_args: ModelArguments, args: TextToTextArguments) -> dict[str, Any]:
     """The settings that decide the result."""
-    names = ["max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "optim_args", "weight_decay"]
-    names.append("adam_beta2")
+    schedule = ("max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps")
+    names = (*schedule, "optim", "optim_args", "weight_decay", "adam_beta2")
     identity = asdict(tasks_args) | asdict(model_args) | {name: str(getattr(args, name)) for name in names}
     identity["seed"] = args.seed
     identity["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import math
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -153,6 +154,39 @@ def documents(texts, wordpiece_tokenizer):
     from pretrain_zoo.training.encode import encode
 
     return encode(wordpiece_tokenizer.backend_tokenizer, texts)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(wordpiece_tokenizer):
+    """The WordPiece tokenizer's."""
+    from pretrain_zoo.objectives import Vocabulary
+
+    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(wordpiece_tokenizer, tmp_path_factory):
+    """Folder of a small checkpoint by its family, made when asked for."""
+    from small_models import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("families")
+    return cache(lambda family: make_checkpoint(family, wordpiece_tokenizer, folder))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A text file of fifty documents in a small language."""
+    from pretraining_commands import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def command(corpus, tmp_path) -> list[str]:
+    """Arguments of a pretraining run of a second, into the folder "run"."""
+    from pretraining_commands import command_of
+
+    return command_of(corpus, tmp_path / "run")
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig
 from wrapped_models import CONFIGS, batch_for
 
+from pretrain_zoo.models.build_model import build_model
 from pretrain_zoo.models.presets import Backbone
-from pretrain_zoo.models.pretraining import build_model
 from pretrain_zoo.objectives import Vocabulary, get_objective
 
 VOCABULARY = Vocabulary(

@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.objectives import DataCollatorForCausalLM, Draws, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import DataCollatorForCausalLM, Draws, Ragged, get_objective
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 from pretrain_zoo.objectives.documents import from_lists
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,13 @@ import torch
 from transformers import BertForPreTraining, TrainingArguments
 
 from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, get_objective
 from pretrain_zoo.objectives.compose import Joint
 from pretrain_zoo.objectives.mlm import MaskedLM
 from pretrain_zoo.training.dataset import DrawCollator, EvaluationDataset, PretrainingDataset
 from pretrain_zoo.training.trainer import PretrainingTrainer
 
 COMBINATIONS = ["mlm+nsp", "nsp+mlm", "whole_word_mlm+sop", "ngram_mlm+sop", "span_mlm+sop", "mlm+span_mlm+nsp"]
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 def batch_of(objective, documents, vocabulary, rows=8, length=48):

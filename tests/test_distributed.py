@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from training_runs import Gradients, make_mixed_trainer, make_trainer, relative_error
 from transformers.trainer_utils import get_last_checkpoint
 
-from pretrain_zoo.models.pretraining import AUTO_CLASSES
+from pretrain_zoo.models.build_model import AUTO_CLASSES
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig, DebertaConfig, DebertaV2Config
 
 from pretrain_zoo.models.presets import Backbone
-from pretrain_zoo.objectives import Draws, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import Draws, Ragged, get_objective
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 
 SIZES = {
@@ -20,11 +20,6 @@ SIZES = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 def make(vocabulary, **settings):

@@ -10,11 +10,6 @@ KINDS = ("mlm", "whole_word_mlm", "ngram_mlm")
 
 
 @pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
-
-
-@pytest.fixture(scope="module")
 def rows(documents, vocabulary):
     return make_rows(documents, vocabulary)
 

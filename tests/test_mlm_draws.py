@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from masked_rows import SELECTIONS, corrupt, draws_of, make_rows, random_rows, within
 
-from pretrain_zoo.objectives import Vocabulary, get_objective
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
+from pretrain_zoo.objectives import get_objective
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,11 @@
 import json
 
 import pytest
-from pretraining_commands import command_of, failure, write_corpus
+from pretraining_commands import failure
 
 from pretrain_zoo.models import settings
 from pretrain_zoo.scripts.pretrain import main
 from pretrain_zoo.training.prepare import check_model_name
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def command(corpus, tmp_path):
-    return command_of(corpus, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

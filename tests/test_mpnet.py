@@ -6,14 +6,9 @@ import torch
 from transformers import BertConfig, DebertaV2Config, MPNetConfig
 
 from pretrain_zoo.models.presets import Backbone
-from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import Draws, ObjectiveCollator, Ragged, get_objective
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
 from pretrain_zoo.objectives.mpnet import COMPENSATION, CONTEXT, QUERY, TARGET, compensated_mask
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 def batch_for(objective, vocabulary, lengths, seed=0):

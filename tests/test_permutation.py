@@ -5,13 +5,8 @@ import pytest
 import torch
 from permutation_rows import corrupted, make_stream, rows_of, tiny_model, visible_by_hand
 
-from pretrain_zoo.objectives import ObjectiveCollator, Ragged, Vocabulary, get_objective
+from pretrain_zoo.objectives import ObjectiveCollator, Ragged, get_objective
 from pretrain_zoo.objectives.permutation import permutation_mask, target_positions
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 @pytest.fixture(scope="module")

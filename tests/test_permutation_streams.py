@@ -5,13 +5,8 @@ import pytest
 import torch
 from permutation_rows import batch_of, make_stream, rows_of, tiny_model
 
-from pretrain_zoo.objectives import Vocabulary, get_objective
+from pretrain_zoo.objectives import get_objective
 from pretrain_zoo.objectives.permutation import target_positions
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 @pytest.fixture(scope="module")

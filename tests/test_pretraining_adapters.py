@@ -9,8 +9,8 @@ import torch
 from small_models import LENGTH, adapter, make_checkpoint
 from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
+from pretrain_zoo.models.build_model import AUTO_CLASSES
 from pretrain_zoo.models.presets import backbone
-from pretrain_zoo.models.pretraining import AUTO_CLASSES
 from pretrain_zoo.models.pretraining_adapters import FOLDER, merge_adapters, put_adapters, trained_backbone
 from pretrain_zoo.objectives import ObjectiveCollator, Vocabulary, get_objective
 from pretrain_zoo.scripts.pretrain import main

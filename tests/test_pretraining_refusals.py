@@ -3,22 +3,12 @@
 import json
 
 import pytest
-from pretraining_commands import command_of, failure, write_corpus
+from pretraining_commands import failure
 from transformers import AutoTokenizer
 
 from pretrain_zoo.scripts.pretrain import main
 from pretrain_zoo.training.run_folder import RUN, find_run
 from pretrain_zoo.training.tokenizer import train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def command(corpus, tmp_path):
-    return command_of(corpus, tmp_path / "run")
 
 
 def test_bad_corpora(capsys, command, tmp_path):

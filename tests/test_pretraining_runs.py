@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretraining_commands import command_of, failure, write_corpus
+from pretraining_commands import failure
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -20,16 +20,6 @@ from pretrain_zoo.training.arguments import parse_arguments
 from pretrain_zoo.training.run_folder import RUN
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def command(corpus, tmp_path):
-    return command_of(corpus, tmp_path / "run")
 
 
 # one process

@@ -5,13 +5,8 @@ import pytest
 import torch
 from permutation_rows import batch_of, make_stream, tiny_model
 
-from pretrain_zoo.objectives import Draws, ObjectiveCollator, Vocabulary, get_objective
+from pretrain_zoo.objectives import Draws, ObjectiveCollator, get_objective
 from pretrain_zoo.objectives.collator import pad_columns, to_tensors
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 @pytest.fixture(scope="module")

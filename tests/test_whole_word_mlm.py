@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from masked_rows import corrupt, draws_of, make_rows, within
 
-from pretrain_zoo.objectives import Ragged, Vocabulary, get_objective, keyed, noise
+from pretrain_zoo.objectives import Ragged, get_objective, keyed, noise
 from pretrain_zoo.objectives.mlm import word_starts
-
-
-@pytest.fixture(scope="module")
-def vocabulary(wordpiece_tokenizer):
-    return Vocabulary.from_tokenizer(wordpiece_tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,10 @@ def own_optimizer(args: TrainingArguments) -> tuple[type[Optimizer], dict[str, A
     rate: dict[str, Any] = {"lr": args.learning_rate}
     if args.optim == LAMB:
         if args.optim_args:
-            raise ValueError("--optim_args: lamb takes none; its settings are adam_beta1, adam_beta2 and adam_epsilon")
+            raise ValueError(
+                "--optim_args: lamb takes none (--optim_args= leaves out a recipe's); its settings are adam_beta1, "
+                "adam_beta2 and adam_epsilon"
+            )
         return Lamb, rate | {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     if args.optim == ADAFACTOR and args.optim_args:
         rate |= {"scale_parameter": False, "relative_step": False}
