@@ -65,11 +65,12 @@ def test_names_of_special_tokens_are_text(tokenizer, tmp_path):
 
 
 def test_truncation_and_padding_of_the_tokenizer_are_ignored(tokenizer, tmp_path):
-    before = tokenize_corpus(TEXTS, tokenizer, tmp_path)
+    before, at_once = tokenize_corpus(TEXTS, tokenizer, tmp_path), encode(tokenizer.backend_tokenizer, TEXTS)
     tokenizer(["the cat"], truncation=True, max_length=2)
     assert tokenizer.backend_tokenizer.truncation is not None
     after = tokenize_corpus(TEXTS, tokenizer, tmp_path)
     assert (before.fingerprint, arrays(before)) == (after.fingerprint, arrays(after))
+    assert arrays(encode(tokenizer.backend_tokenizer, TEXTS)) == arrays(at_once)
     assert tokenizer.backend_tokenizer.truncation is not None  # nor are they changed
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from ..objectives.documents import Documents
 from .cache import read_documents, write_documents
 from .corpora import Corpus, CorpusArguments
-from .encode import Batch, load_tokenizer
+from .encode import Batch, load_tokenizer, without_limits
 from .split import select, split_documents
 from .survey import survey
 from .workers import encode_in_processes
@@ -106,9 +105,7 @@ def tokenize_corpus(
         )
     if iter(texts) is texts:
         raise TypeError("`texts` is an iterator, which can be read only once: pass a list or a corpus instead.")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = without_limits(tokenizer.backend_tokenizer)
     specification = backend.to_str()
 
     languages = texts.languages if isinstance(texts, Corpus) else (language,)

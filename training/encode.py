@@ -40,13 +40,23 @@ def sentence_offsets(text: str, language: str = "en") -> list[int]:
     return starts
 
 
+def without_limits(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither truncates nor pads, as the last call of a tokenizer may have told it to."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
 def encode(tokenizer: Tokenizer, texts: list[str], language: str = "en", keep_empty: bool = False) -> Documents:
     """Tokenize `texts` into `Documents`, in memory, with word and sentence starts.
 
     Texts that give no tokens are dropped, unless `keep_empty`. A sentence starts at the token that begins its first
     word; white space that has tokens of its own (line breaks, in byte-level vocabularies) goes with the word and the
-    sentence after it.
+    sentence after it. Truncation and padding that the tokenizer is set to are ignored.
     """
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        tokenizer = without_limits(tokenizer)
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     total = int(lengths.sum())
